@@ -1,0 +1,70 @@
+"""What sentence-transformers' files beside a checkpoint say: pooling, length, prompts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mgte_rag.config import Pooling
+from mgte_rag.errors import CheckpointError
+
+_POOLING_FLAGS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+_KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
+
+
+def read_pooling(folder: Path) -> Pooling:
+    """How ``modules.json`` and the pooling folder it names turn hidden states into one vector.
+
+    Raises:
+        CheckpointError: the files are missing, or ask for modules or a pooling that this project does not do.
+    """
+    modules = _read(folder / "modules.json")
+    if not isinstance(modules, list):
+        raise CheckpointError(
+            f"{folder} has no modules.json, so how its vectors are pooled is unknown; "
+            f"use the folder as sentence-transformers saves it"
+        )
+    kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
+    unknown = kinds.keys() - _KNOWN_MODULES
+    if unknown or "Pooling" not in kinds:
+        raise CheckpointError(
+            f"{folder}/modules.json lists {', '.join(kinds)}; supported are Transformer, Pooling and Normalize"
+        )
+    path = folder / kinds["Pooling"] / "config.json"
+    config = _read(path)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is missing; it says how the model's vectors are pooled")
+    chosen = {mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)}
+    if config.get("pooling_mode") in ("cls", "mean"):
+        chosen.add(config["pooling_mode"])
+    others = {flag for flag, on in config.items() if flag.startswith("pooling_mode_") and on} - _POOLING_FLAGS.keys()
+    if len(chosen) != 1 or others:
+        raise CheckpointError(f"{path} asks for the pooling {config}; supported is exactly one of cls and mean")
+    return chosen.pop()
+
+
+def read_max_length(folder: Path, *, default: int) -> int:
+    """``max_seq_length`` of ``sentence_bert_config.json``, else the default."""
+    config = _read(folder / "sentence_bert_config.json")
+    stated = config.get("max_seq_length") if isinstance(config, dict) else None
+    return min(int(stated), default) if stated else default
+
+
+def read_prompts(folder: Path) -> tuple[str, str]:
+    """The prompts for queries and for documents; sentence-transformers also calls the latter passage or corpus."""
+    config = _read(folder / "config_sentence_transformers.json")
+    if not isinstance(config, dict):
+        return "", ""
+    prompts = config.get("prompts") or {}
+    fallback = prompts.get(config.get("default_prompt_name"), "")
+    document_names = [name for name in ("document", "passage", "corpus") if name in prompts]
+    return prompts.get("query", fallback), prompts[document_names[0]] if document_names else fallback
+
+
+def _read(path: Path) -> Any:
+    """The content of a JSON file, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error

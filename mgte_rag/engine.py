@@ -125,7 +125,9 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise InvalidOptionError(f"device {device!r} is not a device; this machine has {', '.join(available)}") from error
+        raise InvalidOptionError(
+            f"device {device!r} is not a device; this machine has {', '.join(available)}"
+        ) from error
     if chosen.type not in available:
         raise InvalidOptionError(f"device {str(chosen)!r} is not on this machine; it has {', '.join(available)}")
     return chosen
@@ -143,15 +145,15 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     """
     if dtype is None or dtype == "auto":
         return torch.bfloat16 if _computes_in_bf16(device) else torch.float32
-    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in _DTYPES.values():
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
         raise InvalidOptionError(f"dtype {dtype!r} is not supported; choose one of auto, {', '.join(_DTYPES)}")
-    return chosen
+    return _DTYPES[name]
 
 
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from mgte_rag.errors import CheckpointError, InputTypeError
 from mgte_rag.types import Bools, Integers
 
-
 # Characters looked at first for each token that is kept; English has 4 to 5.
 _HEAD_CHARACTERS_PER_TOKEN = 16
 _BLANK = re.compile(r"\s")
@@ -38,7 +37,7 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
     """
     if isinstance(texts, str):
         return [texts]
-    if isinstance(texts, bytes | bytearray) or not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable):
         raise InputTypeError(f"texts must be a string or a list of strings, not {type(texts).__name__}")
     listed = list(texts)
     for position, text in enumerate(listed):
@@ -48,7 +47,7 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
 
 
 def _well_formed(text: str) -> str:
-    """The text without lone surrogates, which UTF-8 has no bytes for: each becomes U+FFFD, pairs become one character."""
+    """The text without lone surrogates, which no tokenizer takes: each becomes U+FFFD, a pair its one character."""
     if text.isascii():
         return text
     try:
@@ -59,7 +58,7 @@ def _well_formed(text: str) -> str:
 
 
 def _head(text: str, characters: int) -> str:
-    """The start of a very long text, cut before a blank: tokens never cross blanks, so its tokens are the text's own."""
+    """The start of a very long text, cut before a blank: no token crosses one, so these are the text's own tokens."""
     if len(text) <= 2 * characters:
         return text
     blank = _BLANK.search(text, characters)
@@ -83,7 +82,9 @@ class TextTokenizer:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for any unreadable file
-            raise CheckpointError(f"cannot read the tokenizer {path}: {error}. Fetch the model's folder again.") from error
+            raise CheckpointError(
+                f"cannot read the tokenizer {path}: {error}. Fetch the model's folder again."
+            ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._prefix, self._suffix = self._markers(path)

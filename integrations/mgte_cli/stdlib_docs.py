@@ -107,7 +107,9 @@ def _public_modules() -> Iterator[ModuleType]:
         if module is None:
             continue
         yield module
-        for submodule in sorted(info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []), f"{name}.")):
+        for submodule in sorted(
+            info.name for info in pkgutil.iter_modules(getattr(module, "__path__", []), f"{name}.")
+        ):
             if not submodule.rsplit(".", 1)[-1].startswith("_") and (found := _import(submodule)) is not None:
                 yield found
 

@@ -81,7 +81,9 @@ class Checkpoint:
                     f"{weights_file}: {' + '.join(self.family.names(self.config)[name])} has shape "
                     f"{tuple(tensor.shape)}, the configuration asks for {tuple(shape)}"
                 )
-            in_fp32 = tensor.ndim == 1 and "norm" in name or name.startswith(("embeddings.position", "embeddings.token"))
+            in_fp32 = (tensor.ndim == 1 and "norm" in name) or name.startswith(
+                ("embeddings.position", "embeddings.token")
+            )
             state[name] = tensor.to(device=device, dtype=torch.float32 if in_fp32 else dtype)
         encoder.load_state_dict(state, strict=True, assign=True)
         return encoder.eval().requires_grad_(False)
@@ -148,7 +150,11 @@ def _identify(folder: ModelFolder, config: ModelConfig) -> ModelIdentity:
     weights = folder.path / "model.safetensors"
     if not weights.is_file():
         raise CheckpointError(f"{weights} is missing; only safetensors weights are loaded")
-    parts = [file_sha256(weights), file_sha256(folder.path / "tokenizer.json"), json.dumps(asdict(config), sort_keys=True)]
+    parts = [
+        file_sha256(weights),
+        file_sha256(folder.path / "tokenizer.json"),
+        json.dumps(asdict(config), sort_keys=True),
+    ]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return ModelIdentity(name=folder.name, revision=folder.revision, fingerprint=fingerprint)
 
@@ -156,6 +162,6 @@ def _identify(folder: ModelFolder, config: ModelConfig) -> ModelIdentity:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch the model's folder again") from error

@@ -99,10 +99,11 @@ def _fetch(hub_id: str, name: str, *, revision: str | None, local_files_only: bo
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = "it is not in this machine's cache" if local_files_only else "the hub did not give it"
+        where = "it is not in this machine's cache" if local_files_only else "the hub did not give it"
+        reason = next(iter(str(error).strip().splitlines()), "no reason given")
         raise UnknownModelError(
-            f"no model {hub_id!r}{f' at revision {revision!r}' if revision else ''}: {reason} "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}). "
+            f"no model {hub_id!r}{f' at revision {revision!r}' if revision else ''}: {where} "
+            f"({type(error).__name__}: {reason}). "
             f"Check the name and the network, log in if the model is gated, or give a folder."
         ) from error
     return ModelFolder(path, name, revision=path.name)

@@ -23,7 +23,7 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=norm_eps)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """ids [tokens] -> fp32 [tokens, hidden]. Every token has type 0: the texts are not pairs."""
+        """Ids [tokens] -> fp32 [tokens, hidden]. Every token has type 0: the texts are not pairs."""
         word = self.word(batch.ids).float()
         return self.norm(word + self.position(batch.positions) + self.token_type.weight[0])
 

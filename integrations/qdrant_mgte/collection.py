@@ -1,0 +1,239 @@
+"""Documents in, ranked documents out."""
+
+import asyncio
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from mgte_rag import Encodings, InputTypeError, InvalidDocumentError, InvalidOptionError
+from mgte_rag.progress import Progress
+from mgte_rag.types import Floats
+from qdrant_mgte.documents import CheckedDocument, check_document, point_id, stored_document
+from qdrant_mgte.edge import EdgeStore
+from qdrant_mgte.manifest import Manifest
+from qdrant_mgte.types import EncodingModel, Hit, Rejection, StoredDocument, WriteReport
+
+# Documents encoded and written together. What was written is on the disk before the next ones are encoded.
+_BATCH = 512
+_MODES = ("dense",)
+
+
+class HybridCollection:
+    """Documents with their vectors in a folder: ``HybridCollection.open("./index", model=model)``.
+
+    One process at a time has it open; its threads may share it. It is closed by ``close()``, by leaving a ``with``
+    block or at the interpreter's end, and never closes the model, which is the caller's.
+    """
+
+    def __init__(self, store: EdgeStore, model: EncodingModel) -> None:
+        self._store = store
+        self._model = model
+        self._close = weakref.finalize(self, store.close)
+
+    @classmethod
+    def open(cls, location: str | Path, *, model: EncodingModel) -> Self:
+        """Open a collection, or make it where there is none.
+
+        Args:
+            location: a folder; it is made if it is not there.
+            model: encodes the documents and the queries; an existing collection must have been written with it.
+
+        Raises:
+            ModelMismatchError: written with another model.
+            CollectionLockedError: open elsewhere.
+            CorruptCollectionError: the folder is no collection, or its files cannot be read.
+            CollectionError: the folder cannot be made or written.
+            InvalidOptionError: a location that is no folder.
+        """
+        if isinstance(location, str) and (location == ":memory:" or "://" in location):
+            raise InvalidOptionError(f"location {location!r} is not supported yet; give a folder")
+        folder = Path(location).expanduser().resolve()
+        store = EdgeStore(folder, Manifest.of(model))
+        try:
+            store.manifest.check(folder, model)
+        except BaseException:
+            store.close()
+            raise
+        return cls(store, model)
+
+    def upsert(self, documents: Iterable[Any], *, show_progress: bool = False) -> WriteReport:
+        """Encode and store documents; one with a known id replaces what was there.
+
+        Documents are taken from the iterable a batch at a time. Once a batch is written it stays, whatever happens to
+        the process; documents that are already there unchanged are not encoded again, so an interrupted call is
+        resumed by making it again. A document that cannot be stored is reported, the others are stored.
+
+        Args:
+            documents: dictionaries with "id" (a string of any length and script), "text", and optional "metadata".
+            show_progress: draw a progress bar on standard error.
+
+        Raises:
+            CollectionError: the engine failed; batches written before are kept.
+        """
+        if isinstance(documents, str | bytes | dict):
+            raise InputTypeError(f"documents must be a list of dictionaries, not {type(documents).__name__}")
+        writer = _Writer(self._store, self._model)
+        total = len(documents) if isinstance(documents, Sequence) else None
+        with Progress("indexing", unit="documents", total=total, show=show_progress) as progress:
+            for batch, consumed in _batches(documents, writer.rejected):
+                progress.advance(consumed, writer.write(batch))
+        return writer.report()
+
+    def search(self, query: str | Encodings, *, limit: int = 10, mode: str = "dense") -> list[Hit]:
+        """The documents that answer a question best.
+
+        Args:
+            query: the question, or what ``encode_query`` made of it.
+            limit: hits at most.
+            mode: "dense", the cosine of the dense vectors.
+
+        Returns:
+            Hits, best first; equal scores by id.
+        """
+        if mode not in _MODES:
+            raise InvalidOptionError(f"mode {mode!r} is not supported; choose one of {', '.join(_MODES)}")
+        if not isinstance(limit, int) or limit < 1:
+            raise InvalidOptionError(f"limit must be a whole number above 0, not {limit!r}")
+        found = self._store.search(self._query_vector(query), limit)
+        hits = []
+        for _, score, payload in found:
+            document = stored_document(payload)
+            hits.append(Hit(document.id, document.text, document.metadata, score, {"dense": score}))
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+
+    def get(self, ids: str | Iterable[str]) -> list[StoredDocument | None]:
+        """The documents of the ids, in their order; None where there is none."""
+        points = [point_id(document_id) for document_id in _check_ids(ids)]
+        found = self._store.payloads(points)
+        return [stored_document(found[point]) if point in found else None for point in points]
+
+    def delete(self, ids: str | Iterable[str]) -> int:
+        """Delete documents; returns how many of the ids were there."""
+        points = list(dict.fromkeys(point_id(document_id) for document_id in _check_ids(ids)))
+        there = list(self._store.payloads(points, ["id"]))
+        if there:
+            self._store.delete(there)
+        return len(there)
+
+    def count(self) -> int:
+        """Number of documents."""
+        return self._store.count()
+
+    async def aupsert(self, documents: Iterable[Any], *, show_progress: bool = False) -> WriteReport:
+        """``upsert`` in a worker thread."""
+        return await asyncio.to_thread(self.upsert, documents, show_progress=show_progress)
+
+    async def asearch(self, query: str | Encodings, *, limit: int = 10, mode: str = "dense") -> list[Hit]:
+        """``search`` in a worker thread."""
+        return await asyncio.to_thread(self.search, query, limit=limit, mode=mode)
+
+    async def aget(self, ids: str | Iterable[str]) -> list[StoredDocument | None]:
+        """``get`` in a worker thread."""
+        return await asyncio.to_thread(self.get, ids)
+
+    async def adelete(self, ids: str | Iterable[str]) -> int:
+        """``delete`` in a worker thread."""
+        return await asyncio.to_thread(self.delete, ids)
+
+    async def acount(self) -> int:
+        """``count`` in a worker thread."""
+        return await asyncio.to_thread(self.count)
+
+    def close(self) -> None:
+        """Close the files and give the folder free; the model stays open. Closing twice is allowed."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _query_vector(self, query: str | Encodings) -> Floats:
+        encoded = query if isinstance(query, Encodings) else self._model.encode_query(query)
+        if len(encoded) != 1:
+            raise InvalidOptionError(f"search takes one query, not {len(encoded)}")
+        if encoded.dense is None or encoded.dense.shape[1] != self._store.manifest.dim:
+            raise InvalidOptionError(f"the query needs a dense vector of dim {self._store.manifest.dim}")
+        if not np.isfinite(encoded.dense).all():
+            raise InvalidOptionError("the query's dense vector holds NaN or infinity")
+        vector: Floats = encoded.dense[0]
+        return vector
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Writes batches and keeps the account."""
+
+    store: EdgeStore
+    model: EncodingModel
+    rejected: list[Rejection] = field(default_factory=list)
+    _truncated: list[str] = field(default_factory=list)
+    _written: int = 0
+    _unchanged: int = 0
+    _tokens: int = 0
+
+    def write(self, batch: Sequence[CheckedDocument]) -> int:
+        """Encode and store those of the batch that are new or changed; returns the tokens encoded."""
+        stored = self.store.payloads([document.point_id for document in batch], ["content_hash"])
+        changed = [d for d in batch if stored.get(d.point_id, {}).get("content_hash") != d.content_hash]
+        self._unchanged += len(batch) - len(changed)
+        if not changed:
+            return 0
+        encoded = self.model.encode_document([document.text for document in changed])
+        if encoded.dense is None:
+            raise InvalidOptionError(f"the model {self.model.identity.name!r} gave no dense vectors")
+        self.store.upsert([d.point_id for d in changed], encoded.dense, [d.payload() for d in changed])
+        self._written += len(changed)
+        tokens = int(encoded.token_counts.sum())
+        self._tokens += tokens
+        self._truncated += [d.id for d, cut in zip(changed, encoded.truncated, strict=True) if cut]
+        return tokens
+
+    def report(self) -> WriteReport:
+        """The account so far."""
+        return WriteReport(
+            written=self._written,
+            unchanged=self._unchanged,
+            rejected=tuple(self.rejected),
+            truncated=tuple(self._truncated),
+            tokens=self._tokens,
+        )
+
+
+def _batches(documents: Iterable[Any], rejected: list[Rejection]) -> Iterator[tuple[list[CheckedDocument], int]]:
+    """Checked documents a batch at a time, and how many were taken from the iterable for it.
+
+    No id occurs twice in a batch, so that the later of two documents with one id wins, as it would one by one.
+    """
+    batch: dict[str, CheckedDocument] = {}
+    consumed = 0
+    for position, document in enumerate(documents):
+        try:
+            checked = check_document(document)
+        except InvalidDocumentError as error:
+            given = document.get("id") if isinstance(document, dict) else None
+            rejected.append(Rejection(position, None if given is None else str(given), str(error)))
+            consumed += 1
+            continue
+        if len(batch) == _BATCH or checked.id in batch:
+            yield list(batch.values()), consumed
+            batch, consumed = {}, 0
+        batch[checked.id] = checked
+        consumed += 1
+    yield list(batch.values()), consumed
+
+
+def _check_ids(ids: str | Iterable[str]) -> list[str]:
+    listed = [ids] if isinstance(ids, str) else list(ids)
+    for position, document_id in enumerate(listed):
+        if not isinstance(document_id, str):
+            raise InputTypeError(f"ids[{position}] must be a string, not {type(document_id).__name__}")
+    return listed

@@ -1,0 +1,195 @@
+"""The embedded engine: one Qdrant Edge shard in a folder, behind the guards that it needs.
+
+Edge 0.9 damages the owner's files when a second process merely tries to load them, keeps a malformed vector in its
+log where it makes the shard unloadable, applies failed batches in part, and does not sync its log. Hence, here: our
+own lock before the shard is touched, every point checked before every write, and a flush after it.
+"""
+
+import contextlib
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import qdrant_edge as edge
+from filelock import FileLock, Timeout
+
+from mgte_rag import ClosedError, CollectionError, CollectionLockedError, CorruptCollectionError
+from mgte_rag.types import Floats
+from qdrant_mgte.manifest import Manifest
+
+DENSE = "dense"
+
+
+class EdgeStore:
+    """A folder with a lock, a manifest and a shard. Any thread may use it; one process at a time.
+
+    Args:
+        folder: where the collection is or will be.
+        manifest: what a new collection gets; an existing one keeps its own.
+
+    Raises:
+        CollectionLockedError: open elsewhere.
+        CorruptCollectionError: the folder is no collection, or its files cannot be read.
+        CollectionError: the folder cannot be made or written.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._folder = folder
+        self._pid = os.getpid()
+        self._write_lock = threading.Lock()
+        self._lock = self._acquire_lock()
+        try:
+            self.manifest, shard = self._open(manifest)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._shard: edge.EdgeShard | None = shard
+
+    def _acquire_lock(self) -> FileLock:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._folder / "collection.lock", timeout=0, thread_local=False)
+            lock.acquire()
+        except Timeout as error:
+            raise CollectionLockedError(
+                f"the collection {self._folder} is open elsewhere, in this process or in another. Close it there, "
+                f"share that one collection between threads, or copy the folder."
+            ) from error
+        except OSError as error:
+            raise CollectionError(f"cannot open {self._folder} as a collection: {error}") from error
+        return lock
+
+    def _open(self, new: Manifest) -> tuple[Manifest, "edge.EdgeShard"]:
+        path = self._folder / "manifest.json"
+        shard_folder = self._folder / "shard"
+        manifest = Manifest.read(path)
+        if manifest is None:
+            strangers = sorted(item.name for item in self._folder.iterdir() if item.name != "collection.lock")
+            if strangers:
+                raise CorruptCollectionError(
+                    f"{self._folder} has files ({', '.join(strangers[:3])}) but no manifest.json: it is no collection, "
+                    f"or its manifest was deleted. Give an empty folder."
+                )
+            manifest = new
+            manifest.write(path)
+        if manifest.state == "creating":  # new, or the process died right here: nothing was ever acknowledged
+            shutil.rmtree(shard_folder, ignore_errors=True)
+            parameters = edge.EdgeVectorParams(size=manifest.dim, distance=edge.Distance.Cosine)
+            config = edge.EdgeConfig(vectors={DENSE: parameters})
+            with self._guarded("create"):
+                shard = edge.EdgeShard.create(str(shard_folder), config)
+                shard.flush()
+            manifest = manifest.ready()
+            manifest.write(path)
+            return manifest, shard
+        try:
+            with self._guarded("load"):
+                return manifest, edge.EdgeShard.load(str(shard_folder))
+        except CollectionError as error:
+            raise CorruptCollectionError(
+                f"the files of the collection {self._folder} cannot be read ({error.__cause__}). Restore the folder "
+                f"from a copy, or delete it and index again."
+            ) from error
+
+    def upsert(self, ids: Sequence[uuid.UUID], vectors: Floats, payloads: Sequence[dict[str, Any]]) -> None:
+        """Store points; when this returns they are on the disk.
+
+        Args:
+            ids: unique.
+            vectors: float32 [points, dim], finite.
+            payloads: plain JSON values, checked before.
+
+        Raises:
+            CollectionError: nothing was written, or the engine failed (a full disk, say).
+        """
+        if vectors.shape != (len(ids), self.manifest.dim):
+            raise CollectionError(
+                f"vectors have shape {vectors.shape}; {len(ids)} points of dim {self.manifest.dim} are needed"
+            )
+        if not np.isfinite(vectors).all():
+            raise CollectionError("vectors hold NaN or infinity; nothing was written")
+        points = [
+            edge.Point(point, {DENSE: vector}, payload)
+            for point, vector, payload in zip(ids, vectors, payloads, strict=True)
+        ]
+        self._write(edge.UpdateOperation.upsert_points(points))
+
+    def delete(self, ids: Sequence[uuid.UUID]) -> None:
+        """Delete points; ids that are not there do not matter."""
+        self._write(edge.UpdateOperation.delete_points(list(ids)))
+
+    def _write(self, operation: "edge.UpdateOperation") -> None:
+        with self._write_lock, self._guarded("write"):
+            shard = self._open_shard()
+            shard.update(operation)
+            shard.flush()
+
+    def payloads(self, ids: Sequence[uuid.UUID], fields: list[str] | None = None) -> dict[uuid.UUID, dict[str, Any]]:
+        """The payloads, or some fields of them, of those ids that are stored."""
+        with self._guarded("read"):
+            records = self._open_shard().retrieve(list(ids), True if fields is None else fields, False)
+        return {_as_uuid(record.id): record.payload or {} for record in records}
+
+    def search(self, vector: Floats, limit: int) -> list[tuple[uuid.UUID, float, dict[str, Any]]]:
+        """The nearest points by cosine: id, score and payload, best first."""
+        nearest = edge.Query.Nearest(cast(list[float], vector), using=DENSE)  # arrays are taken, whatever the stub says
+        request = edge.QueryRequest(limit=limit, query=nearest, with_payload=True, with_vector=False)
+        with self._guarded("search"):
+            found = self._open_shard().query(request)
+        return [(_as_uuid(point.id), point.score, point.payload or {}) for point in found]
+
+    def count(self) -> int:
+        """Number of points."""
+        with self._guarded("count"):
+            return self._open_shard().count(edge.CountRequest(exact=True))
+
+    def close(self) -> None:
+        """Flush, close the shard and give the folder free. Closing twice is allowed."""
+        if os.getpid() != self._pid:
+            return  # a forked child: the files belong to the parent
+        with self._write_lock:
+            if self._shard is None:
+                return
+            shard, self._shard = self._shard, None
+            try:
+                with self._guarded("close"):
+                    shard.flush()
+                    shard.close()
+            finally:
+                self._lock.release()
+
+    def _open_shard(self) -> "edge.EdgeShard":
+        if self._shard is None:
+            raise ClosedError(f"the collection {self._folder} was closed; open it again with HybridCollection.open()")
+        if os.getpid() != self._pid:
+            raise CollectionLockedError(
+                f"the collection {self._folder} was opened by the parent process; a forked child must not touch it"
+            )
+        return self._shard
+
+    @contextlib.contextmanager
+    def _guarded(self, action: str) -> Iterator[None]:
+        """The engine's errors as ours. It raises plain Exception, and PanicException, which is no Exception at all."""
+        try:
+            yield
+        except (CollectionError, ClosedError):
+            raise
+        except BaseException as error:
+            if not _is_from_engine(error):
+                raise
+            if getattr(self, "_shard", self) is None:  # closed by another thread in the meantime
+                self._open_shard()
+            raise CollectionError(f"the embedded engine could not {action} in {self._folder}: {error}") from error
+
+
+def _is_from_engine(error: BaseException) -> bool:
+    return type(error) is Exception or type(error).__name__ == "PanicException" or isinstance(error, OSError)
+
+
+def _as_uuid(value: object) -> uuid.UUID:
+    return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))

@@ -61,6 +61,29 @@ class HybridCollection:
             raise
         return cls(store, model)
 
+    @classmethod
+    def from_documents(
+        cls, documents: Iterable[Any], location: str | Path, *, model: EncodingModel, show_progress: bool = False
+    ) -> Self:
+        """``open``, then ``upsert``, for callers that must not lose a document.
+
+        Raises:
+            InvalidDocumentError: a document cannot be stored, with the reason; the others were stored, and the
+                collection is closed again.
+        """
+        collection = cls.open(location, model=model)
+        try:
+            collection.upsert(documents, show_progress=show_progress).raise_for_rejected()
+        except BaseException:
+            collection.close()
+            raise
+        return collection
+
+    @property
+    def model(self) -> EncodingModel:
+        """The model that encodes documents and queries."""
+        return self._model
+
     def upsert(self, documents: Iterable[Any], *, show_progress: bool = False) -> WriteReport:
         """Encode and store documents; one with a known id replaces what was there.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from mgte_rag import Encodings, ModelIdentity
+from mgte_rag import Encodings, InvalidDocumentError, ModelIdentity
 
 
 class EncodingModel(Protocol):
@@ -85,3 +85,16 @@ class WriteReport:
     rejected: tuple[Rejection, ...]
     truncated: tuple[str, ...]
     tokens: int
+
+    def raise_for_rejected(self) -> None:
+        """Turn rejections into an error, for callers that must not lose a document.
+
+        Raises:
+            InvalidDocumentError: with the first reasons; all other documents were stored.
+        """
+        if self.rejected:
+            reasons = "; ".join(f"documents[{r.position}]: {r.reason}" for r in self.rejected[:3])
+            raise InvalidDocumentError(
+                f"{len(self.rejected)} of {self.written + self.unchanged + len(self.rejected)} documents were not "
+                f"stored, the others were: {reasons}"
+            )

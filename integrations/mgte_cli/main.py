@@ -1,0 +1,35 @@
+"""``mgte-rag``: the command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mgte_cli import demo, doctor
+from mgte_rag import MGTEError, __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 1 after an error of this project's (its message goes to standard error), or 130 after Ctrl-C.
+    """
+    parser = argparse.ArgumentParser(prog="mgte-rag", description="Retrieval that is good, fast and yours.")
+    parser.add_argument("--version", action="version", version=f"mgte-rag {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command in (demo, doctor):
+        command.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except MGTEError as error:
+        print(f"mgte-rag: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nmgte-rag: stopped. What was indexed is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

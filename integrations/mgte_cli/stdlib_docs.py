@@ -8,12 +8,15 @@ import importlib
 import inspect
 import io
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of default values: another one in every process
 
 # Importing these opens a browser, prints a poem, starts a program, or belongs to no user.
 _SKIPPED = {"__main__", "antigravity", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "this", "turtledemo"}
@@ -52,7 +55,7 @@ def collect() -> list[DocEntry]:
     An object that several modules offer is listed once, under the first of them by name.
     """
     entries: dict[str, DocEntry] = {}
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # by identity; holding the objects keeps their ids from being given to others
     for module in _public_modules():
         _add(entries, seen, module, module.__name__, "module", module.__name__)
         offered = getattr(module, "__all__", None)
@@ -70,11 +73,12 @@ def collect() -> list[DocEntry]:
     return [entries[name] for name in sorted(entries)]
 
 
-def _add(entries: dict[str, DocEntry], seen: set[int], member: Any, name: str, kind: str, module: str) -> None:
+def _add(entries: dict[str, DocEntry], seen: dict[int, Any], member: Any, name: str, kind: str, module: str) -> None:
+    member = getattr(member, "__func__", member)  # a class method is a new object every time it is looked up
     text = _own_docstring(member)
     if not text or id(member) in seen:
         return
-    seen.add(id(member))
+    seen[id(member)] = member
     entries[name] = DocEntry(name, kind, module, _signature(member) if kind != "module" else "", text)
 
 
@@ -85,7 +89,7 @@ def _own_docstring(member: Any) -> str:
 
 def _signature(member: Any) -> str:
     try:
-        return str(inspect.signature(member))
+        return _ADDRESS.sub("", str(inspect.signature(member)))
     except (TypeError, ValueError, AttributeError, NameError):  # many C functions have none
         return ""
 

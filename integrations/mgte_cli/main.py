@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="mgte-rag", description="Retrieval that is good, fast and yours.")
     parser.add_argument("--version", action="version", version=f"mgte-rag {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", required=True)
     for command in (demo, doctor):
         command.add_parser(commands)
     options = parser.parse_args(arguments)

@@ -1,0 +1,379 @@
+"""Collections on the real embedded engine with the real embedded default."""
+
+import asyncio
+import datetime
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mgte_rag import (
+    ClosedError,
+    CollectionError,
+    CollectionLockedError,
+    EmbeddingModel,
+    Encodings,
+    InputTypeError,
+    InvalidDocumentError,
+    InvalidOptionError,
+    ModelMismatchError,
+)
+from qdrant_mgte import HybridCollection, StoredDocument
+from qdrant_mgte import collection as collection_module
+from qdrant_mgte.documents import point_id
+
+ANIMALS = [
+    {"id": "cat", "text": "Cats sleep most of the day.", "metadata": {"legs": 4}},
+    {"id": "bird", "text": "Most birds can fly."},
+    {"id": "fish", "text": "Fish breathe under water.", "metadata": {}},
+]
+
+
+def test_a_question_finds_its_answer_with_id_text_metadata_and_score(collection: HybridCollection) -> None:
+    report = collection.upsert(ANIMALS)
+    assert (report.written, report.unchanged, report.rejected, report.truncated) == (3, 0, (), ())
+    assert report.tokens > 9
+    best, *others = collection.search("Which animal is asleep for long?", limit=3)
+    assert (best.id, best.text, best.metadata) == ("cat", "Cats sleep most of the day.", {"legs": 4})
+    assert best.scores == {"dense": best.score}
+    assert [hit.score for hit in others] == sorted([hit.score for hit in others], reverse=True)
+    assert best.score > others[0].score
+
+
+def test_scores_are_the_cosine_of_the_models_vectors(collection: HybridCollection, mini: EmbeddingModel) -> None:
+    collection.upsert(ANIMALS)
+    query, documents = mini.encode_query("wings"), mini.encode_document([animal["text"] for animal in ANIMALS])
+    expected = dict(zip(["cat", "bird", "fish"], mini.similarity(query, documents).dense[0], strict=True))
+    for hit in collection.search("wings"):
+        assert hit.score == pytest.approx(expected[hit.id], abs=1e-5)
+
+
+def test_a_ready_encoding_is_searched_as_it_is(collection: HybridCollection, mini: EmbeddingModel) -> None:
+    collection.upsert(ANIMALS)
+    assert collection.search(mini.encode_query("wings")) == collection.search("wings")
+
+
+def test_equal_scores_are_ordered_by_id(collection: HybridCollection) -> None:
+    collection.upsert([{"id": name, "text": "the same words"} for name in "cab"])
+    assert [hit.id for hit in collection.search("words")] == ["a", "b", "c"]
+
+
+def test_a_known_id_replaces_the_document(collection: HybridCollection) -> None:
+    collection.upsert(ANIMALS)
+    assert collection.upsert([{"id": "cat", "text": "Cats climb trees."}]).written == 1
+    assert collection.count() == 3
+    assert collection.get("cat") == [StoredDocument("cat", "Cats climb trees.", {})]
+
+
+def test_the_later_of_two_documents_with_one_id_wins(collection: HybridCollection) -> None:
+    report = collection.upsert([{"id": "a", "text": "first"}, {"id": "b", "text": "x"}, {"id": "a", "text": "second"}])
+    assert report.written == 3
+    assert [document.text for document in collection.get(["a", "b"])] == ["second", "x"]
+
+
+def test_unchanged_documents_are_not_encoded_again(tmp_path: Path, mini: EmbeddingModel) -> None:
+    model = CountingModel(mini)
+    with HybridCollection.open(tmp_path, model=model) as collection:
+        collection.upsert(ANIMALS)
+        changed = [{**ANIMALS[0], "metadata": {"legs": 3}}, *ANIMALS[1:]]
+        report = collection.upsert(changed)
+    assert (report.written, report.unchanged) == (1, 2)
+    assert model.encoded == [3, 1]
+
+
+def test_documents_are_read_a_batch_at_a_time(collection: HybridCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collection_module, "_BATCH", 2)
+    stored_when_read = []
+
+    def documents() -> Iterator[dict[str, str]]:
+        for i in range(6):
+            stored_when_read.append(collection.count())
+            yield {"id": str(i), "text": f"text {i}"}
+
+    assert collection.upsert(documents()).written == 6
+    assert stored_when_read == [0, 0, 0, 2, 2, 4]
+
+
+def test_documents_longer_than_the_model_reads_are_named_in_the_report(collection: HybridCollection) -> None:
+    report = collection.upsert([{"id": "long", "text": "word " * 1000}, {"id": "short", "text": "word"}])
+    assert report.truncated == ("long",)
+    assert report.written == 2
+
+
+@pytest.mark.parametrize(
+    "document_id", ["a", "x" * 100_000, "ü/猫 🐈\n\0", "00000000-0000-0000-0000-000000000000", " ", "1"]
+)
+def test_ids_are_strings_of_any_length_and_script(collection: HybridCollection, document_id: str) -> None:
+    collection.upsert([{"id": document_id, "text": "some text"}])
+    assert collection.get(document_id)[0].id == document_id
+    assert collection.search("text")[0].id == document_id
+    assert collection.delete(document_id) == 1
+
+
+def test_point_ids_never_change_between_releases() -> None:
+    assert str(point_id("a")) == "b0dc94a7-a2bc-5407-ae70-7ca2c3bb0766"
+
+
+def test_metadata_comes_back_as_it_went_in(collection: HybridCollection) -> None:
+    metadata = {
+        "text": "naïve\0 猫",
+        "numbers": [0, -1, 2**63 - 1, -(2**63), 0.1, 1e300],
+        "flags": {"yes": True, "nothing": None, "deep": {"er": [{}]}},
+    }
+    collection.upsert([{"id": "a", "text": "x", "metadata": metadata}])
+    stored = collection.get("a")[0].metadata
+    assert stored == metadata
+    assert isinstance(stored["numbers"][0], int)
+
+
+def test_dates_tuples_and_numpy_numbers_in_metadata_become_plain_values(collection: HybridCollection) -> None:
+    when = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.UTC)
+    metadata = {"when": when, "day": when.date(), "pair": (1, 2), "size": np.int64(3), "share": np.float32(0.5)}
+    collection.upsert([{"id": "a", "text": "x", "metadata": metadata}])
+    assert collection.get("a")[0].metadata == {
+        "when": "2026-11-20T12:00:00+00:00",
+        "day": "2026-11-20",
+        "pair": [1, 2],
+        "size": 3,
+        "share": 0.5,
+    }
+
+
+def nested(depth: int) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for _ in range(depth):
+        metadata = {"k": metadata}
+    return metadata
+
+
+def test_metadata_nested_fifty_deep_comes_back(collection: HybridCollection) -> None:
+    collection.upsert([{"id": "a", "text": "x", "metadata": nested(50)}])
+    assert collection.search("x")[0].metadata == nested(50)
+
+
+BAD_DOCUMENTS = [
+    ("no dictionary", "must be a dictionary with id and text, not str"),
+    ({"text": "x"}, "id must be a string that is not empty, not None"),
+    ({"id": "", "text": "x"}, "not empty"),
+    ({"id": 3, "text": "x"}, "id must be a string.*not 3"),
+    ({"id": "bad"}, "'bad': text must be a string, not NoneType"),
+    ({"id": "bad", "text": b"x"}, "'bad': text must be a string, not bytes"),
+    ({"id": "bad", "text": "\ud800"}, "'bad': text has a lone surrogate at position 0"),
+    ({"id": "\ud800", "text": "x"}, "id has a lone surrogate"),
+    ({"id": "bad", "text": "x", "vektor": 1}, r"unknown fields \['vektor'\]"),
+    ({"id": "bad", "text": "x", "metadata": [1]}, "metadata must be a dictionary, not list"),
+    ({"id": "bad", "text": "x", "metadata": {"n": float("nan")}}, r"'bad': metadata\.n is nan"),
+    ({"id": "bad", "text": "x", "metadata": {"a": [float("inf")]}}, r"metadata\.a\[0\] is inf"),
+    ({"id": "bad", "text": "x", "metadata": {"n": 2**63}}, "more than 64 bits"),
+    ({"id": "bad", "text": "x", "metadata": {1: "x"}}, "has the key 1; keys must be strings"),
+    ({"id": "bad", "text": "x", "metadata": {"o": object()}}, r"metadata\.o is a object; allowed are"),
+    ({"id": "bad", "text": "x", "metadata": {"s": "\udfff"}}, r"metadata\.s has a lone surrogate"),
+    ({"id": "bad", "text": "x", "metadata": nested(200)}, "nested more than 100 deep"),
+]
+
+
+@pytest.mark.parametrize(("document", "reason"), BAD_DOCUMENTS, ids=[reason[:30] for _, reason in BAD_DOCUMENTS])
+def test_a_bad_document_is_reported_with_its_reason_and_the_others_are_stored(
+    collection: HybridCollection, document: Any, reason: str
+) -> None:
+    report = collection.upsert([ANIMALS[0], document, ANIMALS[1]])
+    assert report.written == 2
+    assert [rejection.position for rejection in report.rejected] == [1]
+    with pytest.raises(InvalidDocumentError, match=rf"1 of 3 documents were not stored.*documents\[1\]: .*{reason}"):
+        report.raise_for_rejected()
+    assert {hit.id for hit in collection.search("animal")} == {"cat", "bird"}
+
+
+def test_documents_that_are_no_list_are_an_error(collection: HybridCollection) -> None:
+    with pytest.raises(InputTypeError, match="list of dictionaries, not dict"):
+        collection.upsert({"id": "a", "text": "x"})
+
+
+def test_get_and_delete_know_missing_ids(collection: HybridCollection) -> None:
+    collection.upsert(ANIMALS)
+    assert collection.get(["fish", "nobody"])[1] is None
+    assert collection.delete(["fish", "nobody", "fish"]) == 1
+    assert collection.delete([]) == 0
+    assert collection.count() == 2
+    with pytest.raises(InputTypeError, match=r"ids\[1\] must be a string, not int"):
+        collection.get(["a", 1])  # type: ignore[list-item]
+
+
+def test_an_empty_collection_answers_with_nothing(collection: HybridCollection) -> None:
+    assert collection.search("anything") == []
+    assert collection.count() == 0
+    assert collection.upsert([]).written == 0
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, None])
+def test_a_limit_below_one_is_an_error(collection: HybridCollection, limit: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="limit must be a whole number above 0"):
+        collection.search("x", limit=limit)
+
+
+def test_an_unknown_mode_is_an_error_listing_the_modes(collection: HybridCollection) -> None:
+    with pytest.raises(InvalidOptionError, match="mode 'sparse' is not supported; choose one of dense"):
+        collection.search("x", mode="sparse")
+
+
+def test_bad_query_vectors_are_errors(collection: HybridCollection, mini: EmbeddingModel) -> None:
+    def query(dense: Any) -> Encodings:
+        count = 1 if dense is None else len(dense)
+        return Encodings(dense=dense, truncated=np.zeros(count, bool), token_counts=np.ones(count, np.int32))
+
+    with pytest.raises(InvalidOptionError, match="one query, not 2"):
+        collection.search(mini.encode_query(["a", "b"]))
+    with pytest.raises(InvalidOptionError, match="dense vector of dim 384"):
+        collection.search(query(np.ones((1, 3), np.float32)))
+    with pytest.raises(InvalidOptionError, match="dense vector of dim 384"):
+        collection.search(query(None))
+    with pytest.raises(InvalidOptionError, match="NaN"):
+        collection.search(query(np.full((1, 384), np.nan, np.float32)))
+
+
+class CountingModel:
+    """The real model, counting what is encoded; a test may change its vectors."""
+
+    def __init__(self, model: EmbeddingModel, change: Callable[[Any], Any] = lambda dense: dense) -> None:
+        self.model, self.change = model, change
+        self.identity, self.dims, self.encode_query = model.identity, model.dims, model.encode_query
+        self.encoded: list[int] = []
+
+    def encode_document(self, texts: Any) -> Encodings:
+        encoded = self.model.encode_document(texts)
+        self.encoded.append(len(encoded))
+        return Encodings(
+            dense=self.change(encoded.dense), truncated=encoded.truncated, token_counts=encoded.token_counts
+        )
+
+
+def with_nan(dense: Any) -> Any:
+    dense[-1, 5] = np.nan
+    return dense
+
+
+@pytest.mark.parametrize(("change", "message"), [(with_nan, "NaN"), (lambda d: d[:, :100], r"shape \(3, 100\)")])
+def test_vectors_the_engine_must_not_see_are_refused_before_anything_is_written(
+    tmp_path: Path, mini: EmbeddingModel, change: Any, message: str
+) -> None:
+    with HybridCollection.open(tmp_path, model=CountingModel(mini, change)) as collection:
+        with pytest.raises(CollectionError, match=message):
+            collection.upsert(ANIMALS)
+        assert collection.count() == 0
+    with HybridCollection.open(tmp_path, model=mini) as collection:
+        assert collection.upsert(ANIMALS).written == 3
+
+
+def test_everything_is_there_after_reopening(tmp_path: Path, mini: EmbeddingModel) -> None:
+    with HybridCollection.open(tmp_path / "new" / "folder", model=mini) as collection:
+        collection.upsert(ANIMALS)
+        before = collection.search("wings")
+    with HybridCollection.open(str(tmp_path / "new" / "folder"), model=mini) as collection:
+        assert collection.search("wings") == before
+
+
+def test_a_collection_written_with_another_model_is_refused_saying_what_differs(
+    tmp_path: Path, mini: EmbeddingModel, tiny_bert: Path
+) -> None:
+    with HybridCollection.open(tmp_path, model=mini) as collection:
+        collection.upsert(ANIMALS)
+    with EmbeddingModel.load(str(tiny_bert)) as tiny:
+        with pytest.raises(
+            ModelMismatchError, match=r"written with the model 'mini'.*at dim 384; given is .*at dim 32"
+        ):
+            HybridCollection.open(tmp_path, model=tiny)
+    with HybridCollection.open(tmp_path, model=mini) as collection:
+        assert collection.count() == 3
+
+
+def test_the_same_model_in_another_dtype_may_open_it(
+    tmp_path: Path, mini: EmbeddingModel, mini_fp32: EmbeddingModel
+) -> None:
+    HybridCollection.open(tmp_path, model=mini).close()
+    HybridCollection.open(tmp_path, model=mini_fp32).close()
+
+
+def test_a_folder_open_elsewhere_in_this_process_is_refused_and_unharmed(tmp_path: Path, mini: EmbeddingModel) -> None:
+    with HybridCollection.open(tmp_path, model=mini) as collection:
+        with pytest.raises(CollectionLockedError, match=r"open elsewhere.*Close it there"):
+            HybridCollection.open(tmp_path, model=mini)
+        collection.upsert(ANIMALS)
+    HybridCollection.open(tmp_path, model=mini).close()
+
+
+def test_a_closed_collection_is_an_error_and_leaves_the_model_open(tmp_path: Path, mini: EmbeddingModel) -> None:
+    collection = HybridCollection.open(tmp_path, model=mini)
+    collection.close()
+    collection.close()
+    for use in (collection.count, lambda: collection.search("x"), lambda: collection.upsert(ANIMALS)):
+        with pytest.raises(ClosedError, match="was closed; open it again"):
+            use()
+    assert mini.encode_query("x").dense is not None
+
+
+@pytest.mark.parametrize("location", [":memory:", "http://localhost:6333"])
+def test_a_location_that_is_no_folder_is_an_error(location: str, mini: EmbeddingModel) -> None:
+    with pytest.raises(InvalidOptionError, match="not supported yet; give a folder"):
+        HybridCollection.open(location, model=mini)
+
+
+def test_a_location_that_cannot_be_a_folder_is_an_error(tmp_path: Path, mini: EmbeddingModel) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CollectionError, match="cannot open"):
+        HybridCollection.open(tmp_path / "file" / "index", model=mini)
+
+
+def test_from_documents_closes_again_when_a_document_is_bad(tmp_path: Path, mini: EmbeddingModel) -> None:
+    with pytest.raises(InvalidDocumentError, match="1 of 4"):
+        HybridCollection.from_documents([*ANIMALS, {"id": ""}], tmp_path, model=mini)
+    with HybridCollection.from_documents(ANIMALS, tmp_path, model=mini) as collection:
+        assert collection.count() == 3
+
+
+async def test_async_twins_do_the_same(collection: HybridCollection) -> None:
+    assert (await collection.aupsert(ANIMALS)).written == 3
+    results = await asyncio.gather(*(collection.asearch("wings", limit=1) for _ in range(8)))
+    assert {hits[0].id for hits in results} == {"bird"}
+    assert (await collection.aget("fish"))[0].id == "fish"
+    assert await collection.adelete("fish") == 1
+    assert await collection.acount() == 2
+
+
+def test_sixteen_threads_read_and_write_at_once(collection: HybridCollection) -> None:
+    def work(thread: int) -> None:
+        for i in range(5):
+            collection.upsert([{"id": f"{thread}-{i}", "text": f"thread {thread} wrote document {i}"}])
+            assert collection.get(f"{thread}-{i}")[0] is not None
+            assert collection.search(f"document {i} of thread {thread}", limit=3)
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(work, range(16)))
+    assert collection.count() == 80
+
+
+def test_closing_while_others_search_gives_them_the_closed_error_and_nothing_worse(
+    tmp_path: Path, mini: EmbeddingModel
+) -> None:
+    collection = HybridCollection.open(tmp_path, model=mini)
+    collection.upsert([{"id": str(i), "text": f"text {i}"} for i in range(300)])
+    query = mini.encode_query("text")
+    errors: list[BaseException] = []
+
+    def search_until_closed() -> None:
+        try:
+            while True:
+                collection.search(query)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=search_until_closed) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    collection.close()
+    for thread in threads:
+        thread.join(10)
+    assert [type(error) for error in errors] == [ClosedError] * 4

@@ -1,5 +1,8 @@
 """Our encoder against the implementations it replaces: transformers' BERT and sentence-transformers."""
 
+import gzip
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +61,20 @@ def test_token_ids_equal_transformers_on_real_texts(real_texts: list[str]) -> No
     theirs = AutoTokenizer.from_pretrained(folder.path)(real_texts, truncation=True, max_length=256)["input_ids"]
     ours = load_checkpoint(folder).tokenizer.tokenize(real_texts, prompt="", max_length=256)
     assert [row.tolist() for row in ours.ids] == theirs
+
+
+@pytest.mark.skipif("MGTE_DATA" not in os.environ, reason="MGTE_DATA does not name a folder of open data")
+@pytest.mark.parametrize("language", ["ar", "de", "el", "hi", "ru", "th", "tr", "vi", "zh"])
+def test_token_ids_equal_transformers_in_many_scripts(language: str) -> None:
+    corpus = Path(os.environ["MGTE_DATA"]) / "retrieval" / f"xquad-{language}" / "corpus.jsonl.gz"
+    with gzip.open(corpus, "rt", encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    texts += ["\n".join(texts)]  # long enough for only its head to be looked at
+    folder = find_model(None)
+    theirs = AutoTokenizer.from_pretrained(folder.path)(texts, truncation=True, max_length=64)["input_ids"]
+    ours = load_checkpoint(folder).tokenizer.tokenize(texts, prompt="", max_length=64)
+    assert [row.tolist() for row in ours.ids] == theirs
+    assert ours.truncated[-1]
 
 
 @pytest.fixture(scope="module")

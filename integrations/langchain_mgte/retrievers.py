@@ -1,7 +1,5 @@
 """Collections as LangChain retrievers."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from pydantic import ConfigDict, Field
 
-from mgte_rag import EmbeddingModel
+from mgte_rag import EmbeddingModel, InvalidOptionError
 from qdrant_mgte import Hit, HybridCollection
 
 SCORE_KEY = "mgte_score"
@@ -54,8 +52,11 @@ class MGTERetriever(BaseRetriever):
             show_progress: draw a progress bar.
 
         Raises:
+            InvalidOptionError: k is below 1.
             InvalidDocumentError: a document cannot be stored, with the reason; the others were stored.
         """
+        if k < 1:
+            raise InvalidOptionError(f"k must be a whole number above 0, not {k!r}")
         loaded = model if isinstance(model, EmbeddingModel) else EmbeddingModel.load(model)
         entries = [_to_entry(document) for document in documents]
         collection = HybridCollection.from_documents(entries, location, model=loaded, show_progress=show_progress)
@@ -82,15 +83,10 @@ class MGTERetriever(BaseRetriever):
 
 def _to_entry(document: Document) -> dict[str, Any]:
     return {
-        "id": document.id or _content_id(document),
+        "id": document.id,
         "text": document.page_content,
         "metadata": document.metadata,
     }
-
-
-def _content_id(document: Document) -> str:
-    content = json.dumps([document.page_content, document.metadata], sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _to_documents(hits: Sequence[Hit]) -> list[Document]:

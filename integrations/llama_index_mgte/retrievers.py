@@ -8,7 +8,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 
-from mgte_rag import EmbeddingModel
+from mgte_rag import EmbeddingModel, InvalidOptionError
 from qdrant_mgte import Hit, HybridCollection
 
 
@@ -19,6 +19,9 @@ class MGTERetriever(BaseRetriever):
         collection: where the documents are; the caller closes it.
         similarity_top_k: nodes returned at most.
         callback_manager: LlamaIndex's own.
+
+    Raises:
+        InvalidOptionError: similarity_top_k is below 1.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class MGTERetriever(BaseRetriever):
         similarity_top_k: int = 4,
         callback_manager: CallbackManager | None = None,
     ) -> None:
+        _check_top_k(similarity_top_k)
         self.collection = collection
         self.similarity_top_k = similarity_top_k
         super().__init__(callback_manager=callback_manager)
@@ -55,8 +59,10 @@ class MGTERetriever(BaseRetriever):
             show_progress: draw a progress bar.
 
         Raises:
+            InvalidOptionError: similarity_top_k is below 1.
             InvalidDocumentError: a document cannot be stored, with the reason; the others were stored.
         """
+        _check_top_k(similarity_top_k)
         loaded = model if isinstance(model, EmbeddingModel) else EmbeddingModel.load(model)
         entries = [_to_entry(node) for node in documents]
         collection = HybridCollection.from_documents(entries, location, model=loaded, show_progress=show_progress)
@@ -67,6 +73,11 @@ class MGTERetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return _to_nodes(await self.collection.asearch(query_bundle.query_str, limit=self.similarity_top_k))
+
+
+def _check_top_k(similarity_top_k: int) -> None:
+    if similarity_top_k < 1:
+        raise InvalidOptionError(f"similarity_top_k must be a whole number above 0, not {similarity_top_k!r}")
 
 
 def _to_entry(node: BaseNode) -> dict[str, Any]:

@@ -30,9 +30,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "questions through a LangChain retriever. The first run indexes; later runs answer in seconds.",
     )
     parser.add_argument("question", nargs="*", help="ask this instead of a few prepared questions")
-    parser.add_argument("-k", type=int, default=3, help="answers to each question (default 3)")
+    parser.add_argument("-k", type=positive, default=3, help="answers to each question (default 3)")
     parser.add_argument("--index", type=Path, default=None, help="folder of the index (default: in the user's cache)")
     parser.set_defaults(run=run)
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for the command line."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """``mgte-rag``: the command line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,12 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
     except MGTEError as error:
         print(f"mgte-rag: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nmgte-rag: stopped. What was indexed is kept; the same command goes on from there.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a pipe, head say, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -11,9 +11,10 @@ from typing import Any, Self
 import numpy as np
 
 from mgte_rag import Encodings, InputTypeError, InvalidDocumentError, InvalidOptionError
+from mgte_rag.errors import shown
 from mgte_rag.progress import Progress
 from mgte_rag.types import Floats
-from qdrant_mgte.documents import CheckedDocument, check_document, point_id, stored_document
+from qdrant_mgte.documents import CheckedDocument, check_document, check_unicode, point_id, stored_document
 from qdrant_mgte.edge import EdgeStore
 from qdrant_mgte.manifest import Manifest
 from qdrant_mgte.types import EncodingModel, Hit, Rejection, StoredDocument, WriteReport
@@ -21,6 +22,9 @@ from qdrant_mgte.types import EncodingModel, Hit, Rejection, StoredDocument, Wri
 # Documents encoded and written together. What was written is on the disk before the next ones are encoded.
 _BATCH = 512
 _MODES = ("dense",)
+# Characters of text in a batch, so that a few huge documents do not fill the memory.
+_BATCH_CHARACTERS = 16 * 1024 * 1024
+_MOST_HITS = 2**31  # more than any folder holds, and what the engine can count to
 
 
 class HybridCollection:
@@ -52,7 +56,10 @@ class HybridCollection:
         """
         if isinstance(location, str) and (location == ":memory:" or "://" in location):
             raise InvalidOptionError(f"location {location!r} is not supported yet; give a folder")
-        folder = Path(location).expanduser().resolve()
+        try:
+            folder = Path(location).expanduser().resolve()
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise InvalidOptionError(f"location {shown(location)} is no folder: {error}") from error
         store = EdgeStore(folder, Manifest.of(model))
         try:
             store.manifest.check(folder, model)
@@ -92,13 +99,14 @@ class HybridCollection:
         resumed by making it again. A document that cannot be stored is reported, the others are stored.
 
         Args:
-            documents: dictionaries with "id" (a string of any length and script), "text", and optional "metadata".
+            documents: dictionaries with "text", and optional "id" (a string of any length and script; without one it
+                is made from text and metadata) and "metadata" (what JSON can hold).
             show_progress: draw a progress bar on standard error.
 
         Raises:
             CollectionError: the engine failed; batches written before are kept.
         """
-        if isinstance(documents, str | bytes | dict):
+        if not isinstance(documents, Iterable) or isinstance(documents, str | bytes | Mapping):
             raise InputTypeError(f"documents must be a list of dictionaries, not {type(documents).__name__}")
         writer = _Writer(self._store, self._model)
         total = len(documents) if isinstance(documents, Sequence) else None
@@ -107,22 +115,22 @@ class HybridCollection:
                 progress.advance(consumed, writer.write(batch))
         return writer.report()
 
-    def search(self, query: str | Encodings, *, limit: int = 10, mode: str = "dense") -> list[Hit]:
+    def search(self, query: str | Encodings, *, limit: int = 10, mode: str | None = None) -> list[Hit]:
         """The documents that answer a question best.
 
         Args:
             query: the question, or what ``encode_query`` made of it.
             limit: hits at most.
-            mode: "dense", the cosine of the dense vectors.
+            mode: "dense", the cosine of the dense vectors; None is the best the collection has.
 
         Returns:
             Hits, best first; equal scores by id.
         """
-        if mode not in _MODES:
+        if mode is not None and mode not in _MODES:
             raise InvalidOptionError(f"mode {mode!r} is not supported; choose one of {', '.join(_MODES)}")
-        if not isinstance(limit, int) or limit < 1:
-            raise InvalidOptionError(f"limit must be a whole number above 0, not {limit!r}")
-        found = self._store.search(self._query_vector(query), limit)
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise InvalidOptionError(f"limit must be a whole number above 0, not {shown(limit)}")
+        found = self._store.search(self._query_vector(query), min(limit, _MOST_HITS))
         hits = []
         for _, score, payload in found:
             document = stored_document(payload)
@@ -151,7 +159,7 @@ class HybridCollection:
         """``upsert`` in a worker thread."""
         return await asyncio.to_thread(self.upsert, documents, show_progress=show_progress)
 
-    async def asearch(self, query: str | Encodings, *, limit: int = 10, mode: str = "dense") -> list[Hit]:
+    async def asearch(self, query: str | Encodings, *, limit: int = 10, mode: str | None = None) -> list[Hit]:
         """``search`` in a worker thread."""
         return await asyncio.to_thread(self.search, query, limit=limit, mode=mode)
 
@@ -180,7 +188,7 @@ class HybridCollection:
         self.close()
 
     def _query_vector(self, query: str | Encodings) -> Floats:
-        encoded = query if isinstance(query, Encodings) else self._model.encode_query(query)
+        encoded = query if isinstance(query, Encodings) else self._model.encode_query(query, outputs=("dense",))
         if len(encoded) != 1:
             raise InvalidOptionError(f"search takes one query, not {len(encoded)}")
         if encoded.dense is None or encoded.dense.shape[1] != self._store.manifest.dim:
@@ -210,7 +218,7 @@ class _Writer:
         self._unchanged += len(batch) - len(changed)
         if not changed:
             return 0
-        encoded = self.model.encode_document([document.text for document in changed])
+        encoded = self.model.encode_document([document.text for document in changed], outputs=("dense",))
         if encoded.dense is None:
             raise InvalidOptionError(f"the model {self.model.identity.name!r} gave no dense vectors")
         self.store.upsert([d.point_id for d in changed], encoded.dense, [d.payload() for d in changed])
@@ -237,26 +245,30 @@ def _batches(documents: Iterable[Any], rejected: list[Rejection]) -> Iterator[tu
     No id occurs twice in a batch, so that the later of two documents with one id wins, as it would one by one.
     """
     batch: dict[str, CheckedDocument] = {}
-    consumed = 0
+    consumed = characters = 0
     for position, document in enumerate(documents):
         try:
             checked = check_document(document)
         except InvalidDocumentError as error:
-            given = document.get("id") if isinstance(document, dict) else None
-            rejected.append(Rejection(position, None if given is None else str(given), str(error)))
+            given = document.get("id") if isinstance(document, Mapping) else None
+            rejected.append(Rejection(position, given if isinstance(given, str) else None, str(error)))
             consumed += 1
             continue
-        if len(batch) == _BATCH or checked.id in batch:
+        if len(batch) == _BATCH or checked.id in batch or characters > _BATCH_CHARACTERS:
             yield list(batch.values()), consumed
-            batch, consumed = {}, 0
+            batch, consumed, characters = {}, 0, 0
         batch[checked.id] = checked
         consumed += 1
+        characters += len(checked.text)
     yield list(batch.values()), consumed
 
 
 def _check_ids(ids: str | Iterable[str]) -> list[str]:
+    if not isinstance(ids, Iterable):
+        raise InputTypeError(f"ids must be a string or a list of strings, not {type(ids).__name__}")
     listed = [ids] if isinstance(ids, str) else list(ids)
     for position, document_id in enumerate(listed):
         if not isinstance(document_id, str):
             raise InputTypeError(f"ids[{position}] must be a string, not {type(document_id).__name__}")
+        check_unicode(document_id, f"ids[{position}]")
     return listed

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from mgte_rag import InvalidDocumentError
+from mgte_rag.errors import shown
 from qdrant_mgte.types import StoredDocument
 
 # Fixed for ever: the same id must be the same point in every collection.
 _POINT_NAMESPACE = uuid.UUID("6a8c2f0e-41d5-5c8e-9f3a-2f6f1f8f4b7d")
+# The engine reads many floats back with another last digit: metadata with floats is kept as text beside itself.
+_EXACT = "metadata_json"
 _FIELDS = {"id", "text", "metadata"}
 # The engine reads back payloads nested up to 128 deep; ours may wrap them a few levels more.
 _MAX_DEPTH = 100
@@ -42,12 +45,16 @@ class CheckedDocument:
 
     def payload(self) -> dict[str, Any]:
         """What is stored beside the vectors."""
-        return {"id": self.id, "text": self.text, "metadata": self.metadata, "content_hash": self.content_hash}
+        stored = {"id": self.id, "text": self.text, "metadata": self.metadata, "content_hash": self.content_hash}
+        if _has_float(self.metadata):
+            stored[_EXACT] = json.dumps(self.metadata)
+        return stored
 
 
 def stored_document(payload: Mapping[str, Any]) -> StoredDocument:
     """The document of a payload."""
-    return StoredDocument(payload["id"], payload["text"], payload["metadata"])
+    metadata = json.loads(payload[_EXACT]) if _EXACT in payload else payload["metadata"]
+    return StoredDocument(payload["id"], payload["text"], metadata)
 
 
 def point_id(document_id: str) -> uuid.UUID:
@@ -56,10 +63,11 @@ def point_id(document_id: str) -> uuid.UUID:
 
 
 def check_document(document: Any) -> CheckedDocument:
-    """A document from a caller's dictionary with "id", "text" and optional "metadata".
+    """A document from a caller's dictionary with "text", and optional "id" and "metadata".
 
-    Metadata may hold what JSON can: strings, finite numbers, booleans, None, lists and dictionaries with string keys;
-    dates and times become ISO 8601 strings, numpy scalars plain numbers.
+    Without an id it gets one made from its text and metadata. Metadata may hold what JSON can: strings, finite
+    numbers, booleans, None, lists and dictionaries with string keys; dates and times become ISO 8601 strings, numpy
+    scalars plain numbers.
 
     Raises:
         InvalidDocumentError: with the reason; the document's id is in the message where it has one.
@@ -68,25 +76,29 @@ def check_document(document: Any) -> CheckedDocument:
         raise InvalidDocumentError(f"a document must be a dictionary with id and text, not {type(document).__name__}")
     unknown = document.keys() - _FIELDS
     if unknown:
-        raise InvalidDocumentError(f"unknown fields {sorted(map(str, unknown))}; a document has id, text and metadata")
-    document_id, text, metadata = document.get("id"), document.get("text"), document.get("metadata")
-    if not isinstance(document_id, str) or not document_id:
-        raise InvalidDocumentError(f"id must be a string that is not empty, not {document_id!r:.80}")
-    if not isinstance(text, str):
-        raise InvalidDocumentError(f"document {document_id!r:.80}: text must be a string, not {type(text).__name__}")
-    if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidDocumentError(
-            f"document {document_id!r:.80}: metadata must be a dictionary, not {type(metadata).__name__}"
+            f"unknown fields {shown(sorted(map(str, unknown)))}; a document has id, text and metadata"
         )
+    document_id = document.get("id")
+    if document_id is not None and (not isinstance(document_id, str) or not document_id):
+        raise InvalidDocumentError(f"id must be a string that is not empty, not {shown(document_id)}")
     try:
-        _check_unicode(document_id, "id")
-        _check_unicode(text, "text")
-        plain: dict[str, Any] = _plain(metadata or {}, "metadata", 1)
+        text, metadata = _check_content(document)
+        content = json.dumps([text, metadata], ensure_ascii=True, sort_keys=True)
+        content_hash = hashlib.sha256(content.encode()).hexdigest()
+        document_id = content_hash if document_id is None else check_unicode(document_id, "id")
     except InvalidDocumentError as error:
-        raise InvalidDocumentError(f"document {document_id!a:.80}: {error}") from None
-    canonical = json.dumps([text, plain], ensure_ascii=True, sort_keys=True)
-    content_hash = hashlib.sha256(canonical.encode()).hexdigest()
-    return CheckedDocument(document_id, text, plain, point_id(document_id), content_hash)
+        raise InvalidDocumentError(f"document {shown(document_id)}: {error}") from None
+    return CheckedDocument(document_id, text, metadata, point_id(document_id), content_hash)
+
+
+def _check_content(document: Mapping[Any, Any]) -> tuple[str, dict[str, Any]]:
+    text, metadata = document.get("text"), document.get("metadata")
+    if not isinstance(text, str):
+        raise InvalidDocumentError(f"text must be a string, not {type(text).__name__}")
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidDocumentError(f"metadata must be a dictionary, not {type(metadata).__name__}")
+    return check_unicode(text, "text"), _plain(metadata or {}, "metadata", 1)
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:
@@ -104,10 +116,10 @@ def _plain_scalar(value: Any, path: str) -> str | int | float | None:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _check_unicode(value, path)
+        return check_unicode(value, path)
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
-            raise InvalidDocumentError(f"{path} is {value}, which needs more than 64 bits; store it as a string")
+            raise InvalidDocumentError(f"{path} is a whole number of more than 64 bits; store it as a string")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -120,13 +132,24 @@ def _plain_scalar(value: Any, path: str) -> str | int | float | None:
     )
 
 
+def _has_float(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(_has_float(item) for item in (value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float)
+
+
 def _check_key(key: Any, path: str) -> str:
     if not isinstance(key, str):
-        raise InvalidDocumentError(f"{path} has the key {key!r:.80}; keys must be strings")
-    return _check_unicode(key, f"a key of {path}")
+        raise InvalidDocumentError(f"{path} has the key {shown(key)}; keys must be strings")
+    return check_unicode(key, f"a key of {path}")
 
 
-def _check_unicode(text: str, path: str) -> str:
+def check_unicode(text: str, path: str) -> str:
+    """The text itself, if every character of it is one.
+
+    Raises:
+        InvalidDocumentError: it has a lone surrogate.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -42,13 +42,17 @@ class EdgeStore:
         self._folder = folder
         self._pid = os.getpid()
         self._write_lock = threading.Lock()
+        self._gate = threading.Condition()  # re-entrant: a signal handler may close in the middle of anything
+        self._inside: list[int] = []  # threads with an operation under way
+        self._closing = False
         self._lock = self._acquire_lock()
         try:
             self.manifest, shard = self._open(manifest)
         except BaseException:
             self._lock.release()
             raise
-        self._shard: edge.EdgeShard | None = shard
+        self._shard = shard
+        self._released = False
 
     def _acquire_lock(self) -> FileLock:
         try:
@@ -69,14 +73,16 @@ class EdgeStore:
         shard_folder = self._folder / "shard"
         manifest = Manifest.read(path)
         if manifest is None:
-            strangers = sorted(item.name for item in self._folder.iterdir() if item.name != "collection.lock")
+            ours = ("collection.lock", "manifest.tmp")  # the latter where a process died before its first manifest
+            strangers = sorted(item.name for item in self._folder.iterdir() if item.name not in ours)
             if strangers:
                 raise CorruptCollectionError(
                     f"{self._folder} has files ({', '.join(strangers[:3])}) but no manifest.json: it is no collection, "
                     f"or its manifest was deleted. Give an empty folder."
                 )
             manifest = new
-            manifest.write(path)
+            with self._guarded("create"):
+                manifest.write(path)
         if manifest.state == "creating":  # new, or the process died right here: nothing was ever acknowledged
             shutil.rmtree(shard_folder, ignore_errors=True)
             parameters = edge.EdgeVectorParams(size=manifest.dim, distance=edge.Distance.Cosine)
@@ -84,8 +90,8 @@ class EdgeStore:
             with self._guarded("create"):
                 shard = edge.EdgeShard.create(str(shard_folder), config)
                 shard.flush()
-            manifest = manifest.ready()
-            manifest.write(path)
+                manifest = manifest.ready()
+                manifest.write(path)
             return manifest, shard
         try:
             with self._guarded("load"):
@@ -124,71 +130,94 @@ class EdgeStore:
         self._write(edge.UpdateOperation.delete_points(list(ids)))
 
     def _write(self, operation: "edge.UpdateOperation") -> None:
-        with self._write_lock, self._guarded("write"):
-            shard = self._open_shard()
+        with self._operation("write") as shard, self._write_lock:
             shard.update(operation)
             shard.flush()
 
     def payloads(self, ids: Sequence[uuid.UUID], fields: list[str] | None = None) -> dict[uuid.UUID, dict[str, Any]]:
         """The payloads, or some fields of them, of those ids that are stored."""
-        with self._guarded("read"):
-            records = self._open_shard().retrieve(list(ids), True if fields is None else fields, False)
+        with self._operation("read") as shard:
+            records = shard.retrieve(list(ids), True if fields is None else fields, False)
         return {_as_uuid(record.id): record.payload or {} for record in records}
 
     def search(self, vector: Floats, limit: int) -> list[tuple[uuid.UUID, float, dict[str, Any]]]:
         """The nearest points by cosine: id, score and payload, best first."""
         nearest = edge.Query.Nearest(cast(list[float], vector), using=DENSE)  # arrays are taken, whatever the stub says
         request = edge.QueryRequest(limit=limit, query=nearest, with_payload=True, with_vector=False)
-        with self._guarded("search"):
-            found = self._open_shard().query(request)
+        with self._operation("search") as shard:
+            found = shard.query(request)
         return [(_as_uuid(point.id), point.score, point.payload or {}) for point in found]
 
     def count(self) -> int:
         """Number of points."""
-        with self._guarded("count"):
-            return self._open_shard().count(edge.CountRequest(exact=True))
+        with self._operation("count") as shard:
+            return shard.count(edge.CountRequest(exact=True))
 
     def close(self) -> None:
-        """Flush, close the shard and give the folder free. Closing twice is allowed."""
+        """Flush, close the shard and give the folder free. Closing twice is allowed.
+
+        Operations under way in other threads are waited for, new ones are refused. Called in the middle of an
+        operation of this thread, by a signal handler say, it returns at once and that operation's end closes.
+        """
         if os.getpid() != self._pid:
             return  # a forked child: the files belong to the parent
-        with self._write_lock:
-            if self._shard is None:
-                return
-            shard, self._shard = self._shard, None
-            try:
-                with self._guarded("close"):
-                    shard.flush()
-                    shard.close()
-            finally:
-                self._lock.release()
+        with self._gate:
+            self._closing = True
+            self._release_if_due()
+            if threading.get_ident() not in self._inside:
+                self._gate.wait_for(lambda: self._released)
 
-    def _open_shard(self) -> "edge.EdgeShard":
-        if self._shard is None:
-            raise ClosedError(f"the collection {self._folder} was closed; open it again with HybridCollection.open()")
+    def _release_if_due(self) -> None:
+        """Close the shard and give the folder free, once, when that is wanted and nobody is inside any more."""
+        if self._released or self._inside or not self._closing:
+            return
+        try:
+            with self._guarded("close"):
+                self._shard.flush()
+                self._shard.close()
+        finally:
+            self._released = True
+            self._lock.release()
+            self._gate.notify_all()
+
+    @contextlib.contextmanager
+    def _operation(self, action: str) -> Iterator["edge.EdgeShard"]:
+        """The open shard; it stays open until the block is left."""
         if os.getpid() != self._pid:
             raise CollectionLockedError(
                 f"the collection {self._folder} was opened by the parent process; a forked child must not touch it"
             )
-        return self._shard
+        with self._gate:
+            if self._closing:
+                raise ClosedError(
+                    f"the collection {self._folder} was closed; open it again with HybridCollection.open()"
+                )
+            self._inside.append(threading.get_ident())
+        try:
+            with self._guarded(action):
+                yield self._shard
+        finally:
+            with self._gate:
+                self._inside.remove(threading.get_ident())
+                self._release_if_due()
 
     @contextlib.contextmanager
     def _guarded(self, action: str) -> Iterator[None]:
         """The engine's errors as ours. It raises plain Exception, and PanicException, which is no Exception at all."""
         try:
             yield
-        except (CollectionError, ClosedError):
-            raise
         except BaseException as error:
             if not _is_from_engine(error):
                 raise
-            if getattr(self, "_shard", self) is None:  # closed by another thread in the meantime
-                self._open_shard()
             raise CollectionError(f"the embedded engine could not {action} in {self._folder}: {error}") from error
 
 
 def _is_from_engine(error: BaseException) -> bool:
-    return type(error) is Exception or type(error).__name__ == "PanicException" or isinstance(error, OSError)
+    return (
+        type(error) in (Exception, RuntimeError)
+        or type(error).__name__ == "PanicException"
+        or isinstance(error, OSError)
+    )
 
 
 def _as_uuid(value: object) -> uuid.UUID:

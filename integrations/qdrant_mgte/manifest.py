@@ -90,9 +90,15 @@ class Manifest:
     @classmethod
     def _from_json(cls, path: Path, content: Mapping[str, Any]) -> Self:
         try:
-            return cls(state=content["state"], model=ModelIdentity(**content["model"]), dim=content["dim"])
+            manifest = cls(state=content["state"], model=ModelIdentity(**content["model"]), dim=content["dim"])
         except (KeyError, TypeError) as error:
             raise CorruptCollectionError(f"{path} is incomplete: {error}") from error
+        fingerprint_is_text = isinstance(manifest.model.fingerprint, str)
+        if manifest.state not in ("creating", "ready") or not isinstance(manifest.dim, int) or not fingerprint_is_text:
+            raise CorruptCollectionError(
+                f"{path} was changed by hand: state, dim or fingerprint is not what was written"
+            )
+        return manifest
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,10 +1,11 @@
 """What a collection takes and gives back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mgte_rag import Encodings, InvalidDocumentError, ModelIdentity
+from mgte_rag.types import Output
 
 
 class EncodingModel(Protocol):
@@ -18,10 +19,10 @@ class EncodingModel(Protocol):
     def dims(self) -> tuple[int, ...]:
         """Sizes of the dense vector; the last is the default."""
 
-    def encode_query(self, texts: str | Iterable[str], /) -> Encodings:
+    def encode_query(self, texts: str | Iterable[str], /, *, outputs: Sequence[Output] | None) -> Encodings:
         """Vectors of questions."""
 
-    def encode_document(self, texts: str | Iterable[str], /) -> Encodings:
+    def encode_document(self, texts: str | Iterable[str], /, *, outputs: Sequence[Output] | None) -> Encodings:
         """Vectors of documents."""
 
 

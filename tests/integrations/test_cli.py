@@ -88,6 +88,18 @@ def test_an_error_of_this_project_is_one_line_and_exit_status_one(
     assert "open elsewhere" in err
 
 
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    script = f"{sys.executable} -m mgte_cli.main doctor | head -1"
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stderr == ""
+
+
+def test_fewer_than_one_answer_is_an_error_before_anything_is_indexed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "-k", "0"])
+    assert "invalid positive value: '0'" in capsys.readouterr().err
+
+
 def test_the_default_index_is_in_the_users_cache_and_names_python_and_model(
     mini: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

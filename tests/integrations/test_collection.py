@@ -1,8 +1,11 @@
 """Collections on the real embedded engine with the real embedded default."""
 
 import asyncio
+import contextlib
 import datetime
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mgte_rag import (
     ClosedError,
@@ -130,6 +135,20 @@ def test_metadata_comes_back_as_it_went_in(collection: HybridCollection) -> None
     assert isinstance(stored["numbers"][0], int)
 
 
+@given(st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=5))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_floats_in_metadata_come_back_to_the_last_digit(collection: HybridCollection, metadata: dict) -> None:
+    collection.upsert([{"id": "a", "text": "x", "metadata": {"deep": [metadata]}}])
+    assert collection.get("a")[0].metadata == collection.search("x")[0].metadata == {"deep": [metadata]}
+
+
+def test_a_document_without_an_id_gets_one_from_its_content(collection: HybridCollection) -> None:
+    once = {"text": "some text", "metadata": {"page": 1}}
+    assert collection.upsert([once, {**once, "metadata": {"page": 2}}, {"text": "other"}]).written == 3
+    assert collection.upsert([once]).unchanged == 1
+    assert len(collection.search("text")[0].id) == 64
+
+
 def test_dates_tuples_and_numpy_numbers_in_metadata_become_plain_values(collection: HybridCollection) -> None:
     when = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.UTC)
     metadata = {"when": when, "day": when.date(), "pair": (1, 2), "size": np.int64(3), "share": np.float32(0.5)}
@@ -157,7 +176,7 @@ def test_metadata_nested_fifty_deep_comes_back(collection: HybridCollection) -> 
 
 BAD_DOCUMENTS = [
     ("no dictionary", "must be a dictionary with id and text, not str"),
-    ({"text": "x"}, "id must be a string that is not empty, not None"),
+    ({"text": 5}, "document None: text must be a string, not int"),
     ({"id": "", "text": "x"}, "not empty"),
     ({"id": 3, "text": "x"}, "id must be a string.*not 3"),
     ({"id": "bad"}, "'bad': text must be a string, not NoneType"),
@@ -169,6 +188,8 @@ BAD_DOCUMENTS = [
     ({"id": "bad", "text": "x", "metadata": {"n": float("nan")}}, r"'bad': metadata\.n is nan"),
     ({"id": "bad", "text": "x", "metadata": {"a": [float("inf")]}}, r"metadata\.a\[0\] is inf"),
     ({"id": "bad", "text": "x", "metadata": {"n": 2**63}}, "more than 64 bits"),
+    ({"id": "bad", "text": "x", "metadata": {"n": 10**5000}}, "more than 64 bits"),
+    ({"id": 10**5000, "text": "x"}, "not empty, not a int"),
     ({"id": "bad", "text": "x", "metadata": {1: "x"}}, "has the key 1; keys must be strings"),
     ({"id": "bad", "text": "x", "metadata": {"o": object()}}, r"metadata\.o is a object; allowed are"),
     ({"id": "bad", "text": "x", "metadata": {"s": "\udfff"}}, r"metadata\.s has a lone surrogate"),
@@ -201,6 +222,10 @@ def test_get_and_delete_know_missing_ids(collection: HybridCollection) -> None:
     assert collection.count() == 2
     with pytest.raises(InputTypeError, match=r"ids\[1\] must be a string, not int"):
         collection.get(["a", 1])  # type: ignore[list-item]
+    with pytest.raises(InputTypeError, match="list of strings, not int"):
+        collection.delete(1)  # type: ignore[arg-type]
+    with pytest.raises(InvalidDocumentError, match=r"ids\[0\] has a lone surrogate"):
+        collection.get("\ud800")
 
 
 def test_an_empty_collection_answers_with_nothing(collection: HybridCollection) -> None:
@@ -209,7 +234,7 @@ def test_an_empty_collection_answers_with_nothing(collection: HybridCollection) 
     assert collection.upsert([]).written == 0
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1.5, None])
+@pytest.mark.parametrize("limit", [0, -1, 1.5, None, True])
 def test_a_limit_below_one_is_an_error(collection: HybridCollection, limit: Any) -> None:
     with pytest.raises(InvalidOptionError, match="limit must be a whole number above 0"):
         collection.search("x", limit=limit)
@@ -243,8 +268,8 @@ class CountingModel:
         self.identity, self.dims, self.encode_query = model.identity, model.dims, model.encode_query
         self.encoded: list[int] = []
 
-    def encode_document(self, texts: Any) -> Encodings:
-        encoded = self.model.encode_document(texts)
+    def encode_document(self, texts: Any, *, outputs: Any) -> Encodings:
+        encoded = self.model.encode_document(texts, outputs=outputs)
         self.encoded.append(len(encoded))
         return Encodings(
             dense=self.change(encoded.dense), truncated=encoded.truncated, token_counts=encoded.token_counts
@@ -315,6 +340,12 @@ def test_a_closed_collection_is_an_error_and_leaves_the_model_open(tmp_path: Pat
     assert mini.encode_query("x").dense is not None
 
 
+@pytest.mark.parametrize("location", ["a\0b", "~no-such-user/x", 5])
+def test_a_location_that_is_no_path_is_an_error(location: Any, mini: EmbeddingModel) -> None:
+    with pytest.raises(InvalidOptionError, match="is no folder"):
+        HybridCollection.open(location, model=mini)
+
+
 @pytest.mark.parametrize("location", [":memory:", "http://localhost:6333"])
 def test_a_location_that_is_no_folder_is_an_error(location: str, mini: EmbeddingModel) -> None:
     with pytest.raises(InvalidOptionError, match="not supported yet; give a folder"):
@@ -366,14 +397,50 @@ def test_closing_while_others_search_gives_them_the_closed_error_and_nothing_wor
     def search_until_closed() -> None:
         try:
             while True:
-                collection.search(query)
+                collection.search(query, limit=300)
+                collection.count()
         except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=search_until_closed) for _ in range(4)]
     for thread in threads:
         thread.start()
+    time.sleep(0.05)
     collection.close()
+    HybridCollection.open(tmp_path, model=mini).close()
     for thread in threads:
         thread.join(10)
     assert [type(error) for error in errors] == [ClosedError] * 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
+def test_a_signal_handler_that_closes_in_the_middle_of_a_write_does_not_hang(
+    tmp_path: Path, mini: EmbeddingModel
+) -> None:
+    collection = HybridCollection.open(tmp_path, model=mini)
+    before = signal.signal(signal.SIGALRM, lambda *_: collection.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        acknowledged = 0
+        with contextlib.suppress(ClosedError):
+            while True:
+                collection.upsert([{"id": str(acknowledged), "text": "text"}])
+                acknowledged += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    with HybridCollection.open(tmp_path, model=mini) as again:
+        assert again.count() >= acknowledged > 0
+
+
+def test_huge_documents_are_written_a_few_at_a_time(collection: HybridCollection, monkeypatch) -> None:
+    monkeypatch.setattr(collection_module, "_BATCH_CHARACTERS", 1_000)
+    stored_when_read = []
+
+    def documents() -> Iterator[dict[str, str]]:
+        for i in range(4):
+            stored_when_read.append(collection.count())
+            yield {"id": str(i), "text": "x" * 600}
+
+    collection.upsert(documents())
+    assert stored_when_read == [0, 0, 0, 2]

@@ -164,6 +164,11 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path, min
         ("{}", "no manifest of an mgte-rag collection"),
         ('{"format": "mgte-rag collection", "schema_version": 99}', "schema version 99, this release reads 1"),
         ('{"format": "mgte-rag collection", "schema_version": 1}', "incomplete"),
+        (
+            '{"format": "mgte-rag collection", "schema_version": 1, "state": "odd", "dim": 384, '
+            '"model": {"name": "mini", "revision": null, "fingerprint": "f"}}',
+            "changed by hand",
+        ),
     ],
 )
 def test_a_damaged_manifest_is_reported_and_the_documents_stay(
@@ -205,3 +210,11 @@ def test_a_process_that_died_while_creating_the_collection_leaves_nothing_in_the
     (written / "manifest.json").write_text(json.dumps({**manifest, "state": "creating"}))
     with HybridCollection.open(written, model=mini) as collection:
         assert collection.upsert([{"id": "b", "text": "text"}]).written == 1
+
+
+def test_a_process_that_died_before_its_first_manifest_leaves_nothing_in_the_way(
+    tmp_path: Path, mini: EmbeddingModel
+) -> None:
+    (tmp_path / "manifest.tmp").write_text('{"format": "mg')
+    with HybridCollection.open(tmp_path, model=mini) as collection:
+        assert collection.count() == 0

@@ -15,7 +15,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 
 from langchain_mgte import MGTEEmbeddings, MGTERetriever
-from mgte_rag import ClosedError, EmbeddingModel, InvalidDocumentError
+from mgte_rag import ClosedError, EmbeddingModel, InvalidDocumentError, InvalidOptionError
 from mgte_rag.engine import POOL
 from qdrant_mgte import HybridCollection
 
@@ -170,6 +170,12 @@ def test_from_documents_opens_fills_and_resumes(tmp_path: Path, mini: EmbeddingM
     once_more = MGTERetriever.from_documents([Document("no id")], location=tmp_path, model=mini)
     assert once_more.collection.count() == 4
     once_more.collection.close()
+
+
+def test_from_documents_checks_k_before_it_indexes(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="k must be a whole number above 0"):
+        MGTERetriever.from_documents(DOCUMENTS, location=tmp_path / "index", k=0)
+    assert not (tmp_path / "index").exists()
 
 
 def test_from_documents_raises_for_a_document_that_cannot_be_stored(tmp_path: Path) -> None:

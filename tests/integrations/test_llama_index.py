@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from llama_index_mgte import MGTEEmbedding, MGTERetriever
 from mgte_cli.stdlib_docs import DocEntry
-from mgte_rag import EmbeddingModel, InvalidDocumentError
+from mgte_rag import EmbeddingModel, InvalidDocumentError, InvalidOptionError
 from mgte_rag.engine import POOL
 from qdrant_mgte import HybridCollection
 
@@ -137,6 +137,14 @@ def test_from_documents_opens_fills_and_resumes(tmp_path: Path) -> None:
     again = MGTERetriever.from_documents(DOCUMENTS, location=tmp_path)
     assert again.collection.count() == 3
     again.collection.close()
+
+
+def test_a_top_k_below_one_is_an_error_before_anything_is_indexed(tmp_path: Path, collection: HybridCollection) -> None:
+    with pytest.raises(InvalidOptionError, match="similarity_top_k"):
+        MGTERetriever(collection, similarity_top_k=0)
+    with pytest.raises(InvalidOptionError, match="similarity_top_k"):
+        MGTERetriever.from_documents(DOCUMENTS, location=tmp_path / "new", similarity_top_k=0)
+    assert not (tmp_path / "new").exists()
 
 
 def test_from_documents_raises_for_a_document_that_cannot_be_stored(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from mgte_rag import EmbeddingModel, Encodings
 
 
 class MGTEEmbedding(BaseEmbedding):
-    """Dense embeddings of an mgte-rag model: ``MGTEEmbedding()``, ``MGTEEmbedding(model_name="BAAI/bge-base-en-v1.5")``.
+    """Dense embeddings of an mgte-rag model: ``MGTEEmbedding()``, ``MGTEEmbedding(model_name="some/folder")``.
 
     The model is loaded on first use; instances that name the same model share its weights. Every option that changes
     a vector is a public field, so that pipeline caches see it. Unknown arguments are errors. Pickles hold no weights.

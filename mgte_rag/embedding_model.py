@@ -1,7 +1,6 @@
 """The way in: texts to vectors."""
 
 import asyncio
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -9,14 +8,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mgte_rag import scoring
-from mgte_rag.checkpoints import find_model, load_checkpoint
-from mgte_rag.checkpoints.loading import Checkpoint
-from mgte_rag.engine import POOL, Engine, EngineKey, choose_attention, choose_device, choose_dtype
-from mgte_rag.errors import ClosedError, InputTypeError, InvalidOptionError, UnsupportedOutputError
+from mgte_rag.engine import Engine, Vectors
+from mgte_rag.errors import UnsupportedOutputError
+from mgte_rag.handle import ModelHandle
+from mgte_rag.options import EncodeOptions, check_options, outputs_of
 from mgte_rag.progress import Progress
+from mgte_rag.similarity import compare
 from mgte_rag.tokenization import check_texts
-from mgte_rag.types import Encodings, Floats, ModelIdentity, Output, Role, Similarity
+from mgte_rag.types import Encodings, Floats, ModelIdentity, Output, Role, Similarity, SparseVector
 
 # Texts tokenised and sorted together: enough for long runs of equal length, few enough to bound memory.
 _WINDOW = 8_192
@@ -30,12 +29,9 @@ class EmbeddingModel:
     leaving a ``with`` block or by the garbage collector; the last handle of a model frees its memory.
     """
 
-    def __init__(self, checkpoint: Checkpoint, key: EngineKey, *, source: dict[str, Any]) -> None:
-        self._checkpoint = checkpoint
-        self._key = key
-        self._source = source
-        self._engine: Engine | None = POOL.acquire(key, checkpoint)
-        self._release = weakref.finalize(self, POOL.release, key)
+    def __init__(self, handle: ModelHandle) -> None:
+        self._handle = handle
+        self._config = handle.checkpoint.config
 
     @classmethod
     def load(
@@ -47,8 +43,12 @@ class EmbeddingModel:
         attention: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
+        attend_to_mask: bool | None = None,
     ) -> Self:
-        """Load a model.
+        """Load a model: mGTE, BGE and BGE-M3, E5, Jina-ColBERT-v2, ModernBERT, what ``save`` wrote.
+
+        Checkpoints are read strictly: every tensor is accounted for, no head is ever made up, and remote code that a
+        configuration names in ``auto_map`` is ignored.
 
         Args:
             name: a hub id, a folder, or None (or "mini") for the embedded default, which works offline.
@@ -58,69 +58,77 @@ class EmbeddingModel:
             attention: attention kernel; None chooses.
             revision: branch, tag or commit on the hub.
             local_files_only: never use the network.
+            attend_to_mask: whether a late-interaction query's text attends to the mask tokens that the query is filled
+                up with; None is as published (jina-colbert-v2: it does).
 
         Raises:
             UnknownModelError: no such folder, no such model on the hub.
             CheckpointError: the folder cannot be loaded exactly as published.
-            InvalidOptionError: a device, dtype or attention kernel that is not to be had.
+            InvalidOptionError: a device, dtype or attention kernel that is not to be had, or attend_to_mask for a
+                model whose queries are not filled up.
+            UnsupportedOutputError: the model has no vectors to give; a reranker is loaded with ``Reranker.load``.
         """
-        if name is not None and not isinstance(name, str):
-            raise InputTypeError(f"name must be a string or None, not {type(name).__name__}")
-        chosen_device = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, chosen_device)
-        chosen_attention = choose_attention(attention)
-        checkpoint = load_checkpoint(find_model(name, revision=revision, local_files_only=local_files_only))
-        source = {
-            "name": name,
-            "device": str(chosen_device),
-            "dtype": str(chosen_dtype).removeprefix("torch."),
-            "attention": chosen_attention,
-            "revision": checkpoint.identity.revision,
-            "local_files_only": local_files_only,
-        }
-        key = EngineKey(checkpoint.identity.fingerprint, chosen_device, chosen_dtype, chosen_attention)
-        return cls(checkpoint, key, source=source)
+        handle = ModelHandle.open(
+            name,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            revision=revision,
+            local_files_only=local_files_only,
+            attend_to_mask=attend_to_mask,
+        )
+        if not outputs_of(handle.checkpoint.config):
+            handle.close()
+            is_reranker = handle.checkpoint.config.classifier is not None
+            raise UnsupportedOutputError(
+                f"the model {handle.checkpoint.identity.name!r} has no vectors to give: it is a "
+                f"{'reranker, load it with Reranker.load()' if is_reranker else 'language model to train from'}"
+            )
+        return cls(handle)
 
     @property
     def identity(self) -> ModelIdentity:
         """Name, revision and fingerprint; equal fingerprints give comparable vectors."""
-        return self._checkpoint.identity
+        return self._handle.checkpoint.identity
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """What this model can return."""
-        return ("dense",)
+        return outputs_of(self._config)
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Sizes that ``dim=`` may have, ascending; the last is the default."""
-        return (self._checkpoint.config.encoder.hidden,)
+        """Sizes that ``dim=`` may have, ascending; the last is the default. Empty without a dense output."""
+        return self._config.dims
 
     @property
     def token_dims(self) -> tuple[int, ...]:
         """Sizes that ``token_dim=`` may have, ascending; empty without a late-interaction head."""
-        return ()
+        return self._config.multi_vector.dims if self._config.multi_vector is not None else ()
 
     @property
     def max_length(self) -> int:
         """Tokens read of one text at most, markers included."""
-        return self._checkpoint.config.max_length
+        return self._config.max_length
 
     @property
     def prompts(self) -> Mapping[Role, str]:
         """Text put before every text of that role unless ``prompt=`` says otherwise."""
-        config = self._checkpoint.config
-        return {"query": config.query_prompt, "document": config.document_prompt}
+        return {"query": self._config.query_prompt, "document": self._config.document_prompt}
 
     @property
     def device(self) -> str:
         """Where the model computes."""
-        return str(self._key.device)
+        return str(self._handle.key.device)
 
     @property
     def dtype(self) -> str:
         """What the projections compute in; everything returned is float32."""
-        return str(self._key.dtype).removeprefix("torch.")
+        return str(self._handle.key.dtype).removeprefix("torch.")
+
+    @property
+    def _engine(self) -> Engine | None:
+        return self._handle.shared_engine
 
     def encode_query(
         self,
@@ -152,12 +160,17 @@ class EmbeddingModel:
         Args:
             texts: any strings; one string is a list of one. An empty list gives empty results of the right shape,
                 an empty text a vector made of the markers alone.
-            outputs: of ``self.outputs``; None is the dense vector if the model has one.
+            outputs: of ``self.outputs``, all of them made in one forward pass; None is the dense vector if the model
+                has one, else its first output. Terms of sparse vectors are token ids and keep their largest weight;
+                the script released with mGTE merges ids that decode to the same string, so its scores may differ
+                slightly where a text has both.
             dim: components of the dense vector, one of ``self.dims``; None is all of them.
             token_dim: components of each token's vector, one of ``self.token_dims``.
-            prompt: put before every text; None is the role's own, "" is none.
-            max_length: tokens read of each text, markers included; None is the model's own limit. What was longer is
-                marked in ``truncated``.
+            prompt: put before every text; None is the role's own, "" is none. Its tokens enter neither sparse nor
+                token vectors.
+            max_length: tokens read of each text, markers included; None is the model's own limit, which for queries
+                that are filled up with mask tokens is the length they are filled up to. What was longer is marked in
+                ``truncated``.
             show_progress: draw a progress bar on standard error.
 
         Raises:
@@ -211,24 +224,25 @@ class EmbeddingModel:
         max_length: int | None,
         show_progress: bool,
     ) -> Encodings:
-        engine = self._open_engine()
-        self._check_outputs(outputs, token_dim)
-        dim = self._check_dim(dim)
-        prompt = self.prompts[role] if prompt is None else check_texts([prompt])[0]
-        max_length = self._check_max_length(max_length)
+        engine = self._handle.engine
+        checkpoint = self._handle.checkpoint
+        options = check_options(
+            checkpoint, role, outputs=outputs, dim=dim, token_dim=token_dim, prompt=prompt, max_length=max_length
+        )
         listed = check_texts(texts)
-
-        vectors = np.empty((len(listed), dim), dtype=np.float32)
         truncated = np.zeros(len(listed), dtype=np.bool_)
         token_counts = np.zeros(len(listed), dtype=np.int32)
+        parts: list[Vectors] = []
         with Progress("encoding", unit="texts", total=len(listed), show=show_progress) as progress:
             for start in range(0, len(listed), _WINDOW):
                 window = slice(start, start + _WINDOW)
-                tokens = self._checkpoint.tokenizer.tokenize(listed[window], prompt=prompt, max_length=max_length)
-                vectors[window] = engine.dense(tokens.ids, dim, progress.advance)
-                truncated[window] = tokens.truncated
-                token_counts[window] = [len(ids) for ids in tokens.ids]
-        return Encodings(dense=vectors, truncated=truncated, token_counts=token_counts)
+                inputs = checkpoint.rules.read(
+                    listed[window], role, options.outputs, prompt=options.prompt, max_length=options.max_length
+                )
+                parts.append(engine.encode(inputs, options.wanted, progress.advance))
+                truncated[window] = inputs.truncated
+                token_counts[window] = [len(ids) for ids in inputs.ids]
+        return _joined(parts, options, truncated=truncated, token_counts=token_counts)
 
     def similarity(
         self, queries: Encodings, documents: Encodings, *, weights: Mapping[Output, float] | None = None
@@ -238,39 +252,34 @@ class EmbeddingModel:
         Args:
             queries: what ``encode_query`` returned.
             documents: what ``encode_document`` returned, with the same dim and token_dim.
-            weights: of each output in the hybrid score; None is 1 for each. An output not named counts 0.
+            weights: of each output in the hybrid score, a plain weighted sum in which an output not named counts 0.
+                None is what the model was published with: mGTE 1 dense + 0.1 sparse, BGE-M3 the mean of its three,
+                others 1 for each.
+
+        Returns:
+            Raw scores. MaxSim is a sum over the query's tokens, for BGE-M3 their mean, as published.
 
         Raises:
             InvalidOptionError: the two share no output, their sizes differ, or a weight names an output they lack.
         """
-        scores: dict[Output, Floats] = {}
-        if queries.dense is not None and documents.dense is not None:
-            _check_widths("dim", queries.dense.shape[1], documents.dense.shape[1])
-            dense = scoring.cosine(torch.from_numpy(queries.dense), torch.from_numpy(documents.dense))
-            scores["dense"] = dense.numpy()
-        if queries.sparse is not None and documents.sparse is not None:
-            scores["sparse"] = scoring.sparse_dot(queries.sparse, documents.sparse).numpy()
-        if queries.multi_vector is not None and documents.multi_vector is not None:
-            sides = [[torch.from_numpy(rows) for rows in side.multi_vector or ()] for side in (queries, documents)]
-            if sides[0] and sides[1]:
-                _check_widths("token_dim", sides[0][0].shape[1], sides[1][0].shape[1])
-            scores["multi_vector"] = scoring.max_sim_ragged(*sides).numpy()
-        if not scores:
-            raise InvalidOptionError(
-                "the queries and the documents share no output; encode both with the same outputs="
-            )
-        unknown = sorted((weights or {}).keys() - scores.keys())
-        if unknown:
-            raise InvalidOptionError(
-                f"weights name {', '.join(unknown)}; the queries and the documents share {', '.join(scores)}"
-            )
-        hybrid = sum(np.float32(1 if weights is None else weights.get(name, 0)) * s for name, s in scores.items())
-        return Similarity(hybrid=np.asarray(hybrid, dtype=np.float32), **scores)
+        multi_vector = self._config.multi_vector
+        return compare(
+            queries,
+            documents,
+            weights=weights,
+            published=self._config.weights,
+            mean_max_sim=multi_vector is not None and multi_vector.mean,
+        )
+
+    def tokens(self, vector: SparseVector) -> list[tuple[str, float]]:
+        """A sparse vector for people: its tokens as the vocabulary spells them, with weights, the heaviest first."""
+        token = self._handle.checkpoint.tokenizer.token
+        pairs = [(token(int(i)), float(w)) for i, w in zip(vector.indices, vector.values, strict=True)]
+        return sorted(pairs, key=lambda pair: -pair[1])
 
     def close(self) -> None:
         """Give this handle back; the last handle of a model frees its memory. Closing twice is allowed."""
-        self._engine = None
-        self._release()
+        self._handle.close()
 
     def __enter__(self) -> Self:
         return self
@@ -281,55 +290,28 @@ class EmbeddingModel:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._engine is None else f"{self.device}, {self.dtype}"
-        return f"EmbeddingModel({self.identity.name!r}, {state})"
+        return f"EmbeddingModel({self._handle!r})"
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], Self], tuple[dict[str, Any]]]:
-        return type(self)._reload, (self._source,)
+        return type(self)._reload, (dict(self._handle.source),)
 
     @classmethod
     def _reload(cls, source: dict[str, Any]) -> Self:
         return cls.load(**source)
 
-    def _open_engine(self) -> Engine:
-        if self._engine is None:
-            raise ClosedError(f"the model {self.identity.name!r} was closed; load it again with EmbeddingModel.load()")
-        return self._engine
 
-    def _check_outputs(self, outputs: Sequence[Output] | None, token_dim: int | None) -> None:
-        asked = self.outputs if outputs is None else (outputs,) if isinstance(outputs, str) else tuple(outputs)
-        missing = [output for output in asked if output not in self.outputs]
-        if missing or not asked:
-            raise UnsupportedOutputError(
-                f"outputs={outputs!r}: the model {self.identity.name!r} has {', '.join(self.outputs)}"
-            )
-        if token_dim is not None:
-            raise InvalidOptionError(
-                f"token_dim={token_dim!r}: the model {self.identity.name!r} has no late-interaction head"
-            )
-
-    def _check_dim(self, dim: int | None) -> int:
-        if dim is None:
-            return self.dims[-1]
-        if dim not in self.dims:
-            raise InvalidOptionError(
-                f"dim={dim!r}: the model {self.identity.name!r} allows {', '.join(map(str, self.dims))}"
-            )
-        return dim
-
-    def _check_max_length(self, max_length: int | None) -> int:
-        if max_length is None:
-            return self.max_length
-        lowest = self._checkpoint.tokenizer.min_length + 1
-        if not isinstance(max_length, int) or not lowest <= max_length <= self.max_length:
-            raise InvalidOptionError(
-                f"max_length={max_length!r}: the model {self.identity.name!r} reads {lowest} to {self.max_length}"
-            )
-        return max_length
-
-
-def _check_widths(name: str, query: int, document: int) -> None:
-    if query != document:
-        raise InvalidOptionError(
-            f"queries have {name} {query}, documents {document}; encode both with the same {name}="
-        )
+def _joined(parts: list[Vectors], options: EncodeOptions, *, truncated: Any, token_counts: Any) -> Encodings:
+    """The windows' vectors one after the other; of the right shape where there is none."""
+    dense: Floats | None = None
+    if "dense" in options.outputs:
+        none = np.empty((0, options.dim), dtype=np.float32)
+        dense = np.concatenate([none, *(part.dense for part in parts if part.dense is not None)])
+    return Encodings(
+        dense=dense,
+        sparse=[v for part in parts for v in part.sparse or ()] if "sparse" in options.outputs else None,
+        multi_vector=(
+            [rows for part in parts for rows in part.multi_vector or ()] if "multi_vector" in options.outputs else None
+        ),
+        truncated=truncated,
+        token_counts=token_counts,
+    )

@@ -1,22 +1,27 @@
 """A model on a device, one per process however many handles name it, safe to call from any thread."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mgte_rag.batching import plan_batches
 from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.errors import InvalidOptionError
 from mgte_rag.nn import heads
-from mgte_rag.nn.encoder import Encoder
-from mgte_rag.nn.packing import pack
-from mgte_rag.types import Floats, Integers
+from mgte_rag.nn.model import RetrievalModel
+from mgte_rag.nn.packing import PackedBatch, pack
+from mgte_rag.token_rules import Inputs
+from mgte_rag.types import Bools, Floats, SparseVector
 
 Attention = Literal["sdpa"]
+OnBatch = Callable[[int, int], None]
+T = TypeVar("T")
 
 # Tokens of one forward pass. Larger batches do not speed a CPU up: the activations leave its caches.
 _TOKEN_BUDGET = {"cpu": 8_192, "mps": 16_384, "cuda": 65_536}
@@ -33,46 +38,144 @@ class EngineKey:
     attention: Attention
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which vectors to make of the hidden states.
+
+    Attributes:
+        dim: components of the dense vectors; None is no dense vectors.
+        sparse: whether to make sparse vectors.
+        token_dim: components of the token vectors; None is no token vectors.
+    """
+
+    dim: int | None = None
+    sparse: bool = False
+    token_dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What the engine made, in the order of the inputs; None where not wanted."""
+
+    dense: Floats | None
+    sparse: list[SparseVector] | None
+    multi_vector: list[Floats] | None
+
+
 class Engine:
-    """An encoder on a device.
+    """A model on a device.
 
     Args:
-        encoder: the encoder, weights on the device.
+        model: the model, weights on the device.
         checkpoint: where it came from; its configuration says how to pool.
         device: the device.
     """
 
-    def __init__(self, encoder: Encoder, checkpoint: Checkpoint, device: torch.device) -> None:
-        self._encoder = encoder
-        self._pooling = checkpoint.config.pooling
+    def __init__(self, model: RetrievalModel, checkpoint: Checkpoint, device: torch.device) -> None:
+        self._model = model
+        self._config = checkpoint.config
         self._device = device
         self._token_budget = _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cpu"])
         self._turn = threading.Lock()
 
-    def dense(
-        self, sequences: Sequence[Integers], dim: int, on_batch: Callable[[int, int], None] | None = None
-    ) -> Floats:
-        """Dense vectors of token id sequences.
-
-        Threads take turns batch by batch, so that a short query does not wait for another thread's long list.
+    def encode(self, inputs: Inputs, wanted: Wanted, on_batch: OnBatch | None = None) -> Vectors:
+        """Vectors of texts, all wanted ones from one forward pass.
 
         Args:
-            sequences: int32 [length] each, none empty.
-            dim: components kept.
+            inputs: the texts' tokens, with the masks that the wanted vectors need.
+            wanted: which vectors.
             on_batch: called with the number of texts and tokens done after every batch.
 
         Returns:
-            float32 [texts, dim], L2-normalised, in the order of the sequences.
+            float32 dense [texts, dim], sparse vectors and token vectors [tokens, token_dim], in the inputs' order.
         """
-        vectors = np.empty((len(sequences), dim), dtype=np.float32)
-        for indices in plan_batches([len(sequence) for sequence in sequences], self._token_budget):
+        texts = len(inputs.ids)
+        dense = None if wanted.dim is None else np.empty((texts, wanted.dim), dtype=np.float32)
+        sparse: list[SparseVector | None] = [None] * texts
+        multi_vector: list[Floats | None] = [None] * texts
+        for indices in self._batches(inputs):
             with self._turn, torch.inference_mode():
-                batch = pack([sequences[i] for i in indices], self._device)
-                pooled = heads.pool(self._encoder(batch), batch, self._pooling)  # [batch texts, hidden]
-                vectors[indices] = heads.dense(pooled, dim).cpu().numpy()
-            if on_batch is not None:
-                on_batch(len(indices), sum(len(sequences[i]) for i in indices))
-        return vectors
+                batch, hidden = self._hidden(inputs, indices)
+                if dense is not None and wanted.dim is not None and self._config.pooling is not None:
+                    pooled = heads.pool(hidden, batch, self._config.pooling)  # [batch texts, hidden]
+                    dense[indices] = heads.dense(pooled, wanted.dim).cpu().numpy()
+                if wanted.sparse:
+                    mask = _mask(inputs.sparse_tokens, indices, hidden)
+                    _scatter(sparse, indices, self._sparse(hidden, batch, mask))
+                if wanted.token_dim is not None:
+                    mask = _mask(inputs.vector_tokens, indices, hidden)
+                    _scatter(multi_vector, indices, self._multi_vector(hidden, batch, mask, wanted.token_dim))
+            _report(on_batch, inputs, indices)
+        return Vectors(
+            dense,
+            [vector for vector in sparse if vector is not None] if wanted.sparse else None,
+            None if wanted.token_dim is None else [rows for rows in multi_vector if rows is not None],
+        )
+
+    def score(self, inputs: Inputs, on_batch: OnBatch | None = None) -> Floats:
+        """The reranker's raw logit of every pair: float32 [pairs], in the inputs' order."""
+        classifier, config = self._model.classifier, self._config.classifier
+        assert classifier is not None, "asked a model without a reranker head for scores"
+        assert config is not None, "a reranker head without its configuration"
+        scores = np.empty(len(inputs.ids), dtype=np.float32)
+        for indices in self._batches(inputs):
+            with self._turn, torch.inference_mode():
+                batch, hidden = self._hidden(inputs, indices)
+                scores[indices] = classifier(heads.pool(hidden, batch, config.pooling)).cpu().numpy()
+            _report(on_batch, inputs, indices)
+        return scores
+
+    def _batches(self, inputs: Inputs) -> Iterator[list[int]]:
+        """Which texts go together. Threads take turns batch by batch: no query waits for another thread's long list."""
+        lengths, attended = [len(row) for row in inputs.ids], inputs.attended
+        for indices in plan_batches(lengths, self._token_budget):
+            if attended is not None:  # equally long texts are one run where they also attend to equally many tokens
+                indices.sort(key=lambda i: (-lengths[i], attended[i]))
+            yield indices
+
+    def _hidden(self, inputs: Inputs, indices: list[int]) -> tuple[PackedBatch, Tensor]:
+        """One forward pass: the packed batch and its hidden states, fp32 [tokens, hidden]."""
+        batch = pack(
+            [inputs.ids[i] for i in indices],
+            self._device,
+            attended=None if inputs.attended is None else [inputs.attended[i] for i in indices],
+            types=None if inputs.types is None else [inputs.types[i] for i in indices],
+        )
+        return batch, self._model.encoder(batch)
+
+    def _sparse(self, hidden: Tensor, batch: PackedBatch, terms: Tensor) -> list[SparseVector]:
+        head = self._model.sparse
+        assert head is not None, "asked a model without a sparse head for sparse vectors"
+        found = heads.strongest_terms(head(hidden[terms]), batch.ids[terms], batch.texts[terms])
+        texts, ids, weights = (tensor.cpu().numpy() for tensor in found)
+        borders = np.searchsorted(texts, np.arange(len(batch.lengths) + 1))
+        return [
+            SparseVector(ids[start:stop].astype(np.int32), weights[start:stop].astype(np.float32))
+            for start, stop in pairwise(borders)
+        ]
+
+    def _multi_vector(self, hidden: Tensor, batch: PackedBatch, kept: Tensor, token_dim: int) -> list[Floats]:
+        head = self._model.multi_vector
+        assert head is not None, "asked a model without a late-interaction head for token vectors"
+        rows = head(hidden[kept], token_dim).cpu().numpy()
+        counts = torch.zeros_like(batch.lengths).index_add(0, batch.texts, kept.long())
+        return np.split(rows, counts.cumsum(0)[:-1].tolist())
+
+
+def _report(on_batch: OnBatch | None, inputs: Inputs, indices: list[int]) -> None:
+    if on_batch is not None:
+        on_batch(len(indices), sum(len(inputs.ids[i]) for i in indices))
+
+
+def _mask(masks: list[Bools] | None, indices: list[int], hidden: Tensor) -> Tensor:
+    """The texts' masks as one, bool [tokens]."""
+    assert masks is not None, "the inputs were read without the masks that the wanted vectors need"
+    return torch.from_numpy(np.concatenate([masks[i] for i in indices])).to(hidden.device)
+
+
+def _scatter(places: list[T | None], indices: list[int], values: list[T]) -> None:
+    for index, value in zip(indices, values, strict=True):
+        places[index] = value
 
 
 @dataclass(slots=True)
@@ -93,8 +196,8 @@ class EnginePool:
         """The engine of that key, loaded if this is its first handle."""
         with self._lock:
             if key not in self._engines:
-                encoder = checkpoint.load_encoder(key.device, key.dtype)
-                self._engines[key] = _Shared(Engine(encoder, checkpoint, key.device))
+                model = checkpoint.load_model(key.device, key.dtype)
+                self._engines[key] = _Shared(Engine(model, checkpoint, key.device))
             shared = self._engines[key]
             shared.handles += 1
             return shared.engine

@@ -86,6 +86,23 @@ class Similarity:
     multi_vector: Floats | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One document of a ranking.
+
+    Attributes:
+        index: its place in the list that was ranked.
+        score: the reranker's raw logit; sort by this.
+        relevance: its sigmoid, 0 to 1.
+        truncated: the query or the document was too long and its end was not read.
+    """
+
+    index: int
+    score: float
+    relevance: float
+    truncated: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
     """What must agree for two models' vectors to be comparable.

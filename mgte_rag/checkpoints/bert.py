@@ -1,73 +1,87 @@
-"""BERT folders as sentence-transformers publishes them: all-MiniLM-L6-v2, bge-*-v1.5 and their kin.
+"""BERT folders: all-MiniLM-L6-v2, bge-*-en and -zh, small multilingual-e5, cross-encoders.
 
 Source: the files themselves, and sentence-transformers 6.2 ``sentence_transformers/models`` for their meaning.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from mgte_rag.checkpoints.sentence_transformers_files import read_max_length, read_pooling, read_prompts
-from mgte_rag.config import EncoderConfig, ModelConfig
-from mgte_rag.errors import CheckpointError
+from mgte_rag.checkpoints.family import Family, Names, Reading, module_names
+from mgte_rag.checkpoints.fields import has_architecture, require, take
+from mgte_rag.checkpoints.published_prompts import prompts_of
+from mgte_rag.checkpoints.sentence_transformers_files import read_max_length, read_pooling
+from mgte_rag.checkpoints.source import ModelFolder
+from mgte_rag.config import ClassifierConfig, EncoderConfig, ModelConfig
 
-PREFIXES = ("bert.",)
-UNUSED = frozenset({"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"})
+ENCODER_FIELDS = {
+    "vocabulary": "vocab_size",
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "norm_eps": "layer_norm_eps",
+}
+SUPPORTED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
-_REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
-
-def read_config(folder: Path, config: Mapping[str, Any]) -> ModelConfig:
+def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
     """The switches of a BERT folder.
 
     Raises:
         CheckpointError: a field is missing, or asks for something that this family's encoder does not do.
     """
-    for field, supported in _REQUIRED.items():
-        if config.get(field, supported) != supported:
-            raise CheckpointError(f"{folder}/config.json: {field} is {config[field]!r}; supported is {supported!r}")
-    try:
-        encoder = EncoderConfig(
-            vocabulary=config["vocab_size"],
-            hidden=config["hidden_size"],
-            layers=config["num_hidden_layers"],
-            heads=config["num_attention_heads"],
-            intermediate=config["intermediate_size"],
-            positions=config["max_position_embeddings"],
-            token_types=config["type_vocab_size"],
-            norm_eps=config["layer_norm_eps"],
+    path = folder.path
+    require(path, config, SUPPORTED)
+    encoder = EncoderConfig(**take(path, config, ENCODER_FIELDS))
+    is_reranker = has_architecture(config, "ForSequenceClassification")
+    query_prompt, document_prompt = prompts_of(folder)
+    return Reading(
+        ModelConfig(
+            encoder=encoder,
+            pooling=None if is_reranker else read_pooling(path),
+            max_length=read_max_length(path, default=encoder.longest),
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            classifier=ClassifierConfig() if is_reranker else None,
         )
-    except KeyError as error:
-        raise CheckpointError(f"{folder}/config.json lacks the field {error.args[0]!r}") from error
-    query_prompt, document_prompt = read_prompts(folder)
-    return ModelConfig(
-        encoder=encoder,
-        pooling=read_pooling(folder),
-        max_length=read_max_length(folder, default=encoder.positions),
-        query_prompt=query_prompt,
-        document_prompt=document_prompt,
     )
 
 
-def names(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """Our parameter names, each with the checkpoint's names whose rows are stacked."""
-    table: dict[str, tuple[str, ...]] = {
-        "embeddings.word.weight": ("embeddings.word_embeddings.weight",),
-        "embeddings.position.weight": ("embeddings.position_embeddings.weight",),
-        "embeddings.token_type.weight": ("embeddings.token_type_embeddings.weight",),
+def layouts(config: ModelConfig) -> list[Names]:
+    """BERT's own names."""
+    table = encoder_names(config)
+    if config.classifier is not None:
+        table |= module_names("classifier.dense", "pooler.dense") | module_names("classifier.out", "classifier")
+    return [table]
+
+
+def encoder_names(config: ModelConfig) -> Names:
+    """The encoder's names in BERT, RoBERTa and XLM-RoBERTa."""
+    table: Names = {
+        "encoder.embeddings.word.weight": ("embeddings.word_embeddings.weight",),
+        "encoder.embeddings.position.weight": ("embeddings.position_embeddings.weight",),
+        **module_names("encoder.embeddings.norm", "embeddings.LayerNorm"),
     }
-    for part in ("weight", "bias"):
-        table[f"embeddings.norm.{part}"] = (f"embeddings.LayerNorm.{part}",)
-        for i in range(config.encoder.layers):
-            ours, theirs = f"layers.{i}", f"encoder.layer.{i}"
-            table |= {
-                f"{ours}.attention.qkv.{part}": tuple(
-                    f"{theirs}.attention.self.{projection}.{part}" for projection in ("query", "key", "value")
-                ),
-                f"{ours}.attention.out.{part}": (f"{theirs}.attention.output.dense.{part}",),
-                f"{ours}.attention_norm.{part}": (f"{theirs}.attention.output.LayerNorm.{part}",),
-                f"{ours}.feed_forward.up.{part}": (f"{theirs}.intermediate.dense.{part}",),
-                f"{ours}.feed_forward.down.{part}": (f"{theirs}.output.dense.{part}",),
-                f"{ours}.feed_forward_norm.{part}": (f"{theirs}.output.LayerNorm.{part}",),
-            }
+    if config.encoder.token_types:
+        table["encoder.embeddings.token_type.weight"] = ("embeddings.token_type_embeddings.weight",)
+    for i in range(config.encoder.layers):
+        ours, theirs = f"encoder.layers.{i}", f"encoder.layer.{i}"
+        projections = [f"{theirs}.attention.self.{projection}" for projection in ("query", "key", "value")]
+        table |= module_names(f"{ours}.attention.qkv", *projections)
+        table |= module_names(f"{ours}.attention.out", f"{theirs}.attention.output.dense")
+        table |= module_names(f"{ours}.attention_norm", f"{theirs}.attention.output.LayerNorm")
+        table |= module_names(f"{ours}.feed_forward.up", f"{theirs}.intermediate.dense")
+        table |= module_names(f"{ours}.feed_forward.down", f"{theirs}.output.dense")
+        table |= module_names(f"{ours}.feed_forward_norm", f"{theirs}.output.LayerNorm")
     return table
+
+
+FAMILY = Family(
+    recognises=lambda config: config.get("model_type") == "bert",
+    read=read,
+    layouts=layouts,
+    prefixes=("bert.",),
+    unused=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"),
+)

@@ -2,43 +2,38 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mgte_rag.checkpoints import bert
+from mgte_rag.checkpoints import bert, gte, jina, modernbert, native, xlm_roberta
+from mgte_rag.checkpoints.family import Family, Names
+from mgte_rag.checkpoints.fields import read_json
 from mgte_rag.checkpoints.source import ModelFolder, file_sha256
+from mgte_rag.checkpoints.weights import find_weights, read_tensors
 from mgte_rag.config import ModelConfig
-from mgte_rag.errors import CheckpointError
+from mgte_rag.errors import CheckpointError, InvalidOptionError
 from mgte_rag.nn.encoder import Encoder
+from mgte_rag.nn.model import RetrievalModel
+from mgte_rag.token_rules import TokenRules
 from mgte_rag.tokenization import TextTokenizer
 from mgte_rag.types import ModelIdentity
 
+_log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How one family of checkpoints is read.
-
-    Attributes:
-        read_config: folder and its config.json to our configuration.
-        names: configuration to {our name: the checkpoint's names, whose rows are stacked}.
-        prefixes: what may stand before every name of the file.
-        unused: names (without prefix) that are known and left out.
-    """
-
-    read_config: Callable[[Path, Mapping[str, Any]], ModelConfig]
-    names: Callable[[ModelConfig], dict[str, tuple[str, ...]]]
-    prefixes: tuple[str, ...]
-    unused: frozenset[str]
-
-
+# jina before xlm_roberta: both have the same model_type.
 FAMILIES: dict[str, Family] = {
-    "bert": Family(bert.read_config, bert.names, bert.PREFIXES, bert.UNUSED),
+    "bert": bert.FAMILY,
+    "gte": gte.FAMILY,
+    "jina": jina.FAMILY,
+    "mgte-rag": native.FAMILY,
+    "modernbert": modernbert.FAMILY,
+    "new": gte.FAMILY,
+    "xlm-roberta": xlm_roberta.FAMILY,
 }
 
 
@@ -50,118 +45,162 @@ class Checkpoint:
         config: the model's switches.
         identity: what it is called and what makes it comparable.
         tokenizer: its tokenizer.
-        folder: where the weights are, for load_encoder.
+        rules: its conventions about tokens.
+        folder: where the weights are.
+        head_files: files beside the weights that hold heads, relative to the folder.
         family: how to read them.
     """
 
     config: ModelConfig
     identity: ModelIdentity
     tokenizer: TextTokenizer
+    rules: TokenRules
     folder: ModelFolder
+    head_files: tuple[str, ...]
     family: Family
 
-    def load_encoder(self, device: torch.device, dtype: torch.dtype) -> Encoder:
-        """The encoder with its weights, ready for inference.
+    def load_model(self, device: torch.device, dtype: torch.dtype) -> RetrievalModel:
+        """The model with its weights, ready for inference.
 
-        Projections and word embeddings are in ``dtype``, norms and the small tables in fp32.
+        The encoder's projections and word embeddings are in ``dtype``; norms, small tables and heads in fp32.
 
         Raises:
-            CheckpointError: a tensor is missing, unexpected or of the wrong shape, or the file is damaged.
+            CheckpointError: a tensor is missing, unexpected or of the wrong shape, or a file is damaged.
         """
         with torch.device("meta"):
-            encoder = Encoder(self.config.encoder)
-        expected = {name: parameter.shape for name, parameter in encoder.named_parameters()}
-        weights_file = self.folder.path / "model.safetensors"
-        tensors = self._renamed(_read_tensors(weights_file), weights_file)
-        state: dict[str, Tensor] = {}
-        for name, shape in expected.items():
-            tensor = tensors[name]
-            if tensor.shape != shape:
-                raise CheckpointError(
-                    f"{weights_file}: {' + '.join(self.family.names(self.config)[name])} has shape "
-                    f"{tuple(tensor.shape)}, the configuration asks for {tuple(shape)}"
-                )
-            in_fp32 = (tensor.ndim == 1 and "norm" in name) or name.startswith(
-                ("embeddings.position", "embeddings.token")
-            )
-            state[name] = tensor.to(device=device, dtype=torch.float32 if in_fp32 else dtype)
-        encoder.load_state_dict(state, strict=True, assign=True)
-        return encoder.eval().requires_grad_(False)
+            model = RetrievalModel(self.config)
+        tensors = self.read_weights()
+        state = {
+            name: tensor.to(device=device, dtype=torch.float32 if _is_kept_in_fp32(name, tensor) else dtype)
+            for name, tensor in tensors.items()
+        }
+        model.load_state_dict(state, strict=True, assign=True)
+        return model.eval().requires_grad_(False)
 
-    def _renamed(self, tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-        """The file's tensors under our names; every tensor is accounted for."""
+    def load_encoder(self, device: torch.device, dtype: torch.dtype) -> Encoder:
+        """The encoder of ``load_model`` alone."""
+        return self.load_model(device, dtype).encoder
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """Every tensor of the model under our names, on the CPU, in the dtype it is stored in.
+
+        Raises:
+            CheckpointError: a tensor is missing, unexpected or of the wrong shape, or a file is damaged.
+        """
+        files = find_weights(self.folder.path)
+        tensors = read_tensors(files)
+        for head_file in self.head_files:
+            heads = read_tensors([self.folder.path / head_file])
+            tensors |= {f"{head_file}:{name}": tensor for name, tensor in heads.items()}
+        table, renamed = self._renamed(tensors, files[0])
+        with torch.device("meta"):
+            model = RetrievalModel(self.config)
+        for name, parameter in model.named_parameters():
+            if renamed[name].shape != parameter.shape:
+                raise CheckpointError(
+                    f"{files[0]}: {' + '.join(table[name])} has shape {tuple(renamed[name].shape)}, "
+                    f"the configuration asks for {tuple(parameter.shape)}"
+                )
+        return renamed
+
+    def _renamed(self, tensors: dict[str, Tensor], file: Path) -> tuple[Names, dict[str, Tensor]]:
+        """The layout that fits and the tensors under our names; every tensor is accounted for."""
         prefix = next((p for p in self.family.prefixes if any(name.startswith(p) for name in tensors)), "")
-        names = self.family.names(self.config)
-        sources = [prefix + source for group in names.values() for source in group]
-        missing = sorted(set(sources) - tensors.keys())
+        found = {name.removeprefix(prefix): name for name in tensors}
+        if len(found) < len(tensors):
+            raise CheckpointError(f"{file} has tensors both with and without the prefix {prefix!r} under one name")
+        layouts = self.family.layouts(self.config)
+        table = min(layouts, key=lambda layout: len(_sources(layout) - found.keys()))
+        missing = sorted(_sources(table) - found.keys())
         if missing:
             raise CheckpointError(
                 f"{file} lacks {len(missing)} tensors that its configuration asks for, the first is {missing[0]!r}. "
                 f"The file belongs to another model or is incomplete; fetch the model's folder again."
             )
-        unexpected = sorted(
-            name for name in tensors.keys() - set(sources) if name.removeprefix(prefix) not in self.family.unused
-        )
+        unexpected = sorted(found[name] for name in found.keys() - _sources(table) if not self.family.leaves_out(name))
         if unexpected:
             raise CheckpointError(
                 f"{file} has {len(unexpected)} tensors that this project does not know, the first is "
                 f"{unexpected[0]!r}. Loading without them could give wrong vectors, so it is refused."
             )
-        return {ours: torch.cat([tensors[prefix + name] for name in theirs]) for ours, theirs in names.items()}
+        return table, {ours: _stacked([tensors[found[name]] for name in theirs]) for ours, theirs in table.items()}
 
 
-def load_checkpoint(folder: ModelFolder) -> Checkpoint:
-    """Read a model folder's configuration and tokenizer; the weights follow with ``load_encoder``.
+def _sources(layout: Names) -> set[str]:
+    return {name for group in layout.values() for name in group}
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _is_kept_in_fp32(name: str, tensor: Tensor) -> bool:
+    if not name.startswith("encoder."):
+        return True
+    is_norm = tensor.ndim == 1 and "norm" in name
+    return is_norm or name.startswith(("encoder.embeddings.position", "encoder.embeddings.token"))
+
+
+def load_checkpoint(folder: ModelFolder, *, attend_to_mask: bool | None = None) -> Checkpoint:
+    """Read a model folder's configuration and tokenizer; the weights follow with ``load_model``.
+
+    Remote code that a configuration names in ``auto_map`` is ignored: it is neither fetched nor run.
+
+    Args:
+        folder: where the files are.
+        attend_to_mask: whether queries attend to the mask tokens they are filled up with; None as published.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the model is of a kind this project does not know.
+        InvalidOptionError: attend_to_mask for a model that does not fill its queries up.
     """
-    config = read_json(folder.path / "config.json")
-    model_type = config.get("model_type")
-    if model_type not in FAMILIES:
+    content = read_json(folder.path / "config.json")
+    family = next((family for family in FAMILIES.values() if family.recognises(content)), None)
+    if family is None:
         raise CheckpointError(
-            f"{folder.path / 'config.json'} has model_type {model_type!r}; supported are {', '.join(sorted(FAMILIES))}"
+            f"{folder.path / 'config.json'} has model_type {content.get('model_type')!r}; "
+            f"supported are {', '.join(sorted(FAMILIES))}"
         )
-    family = FAMILIES[model_type]
-    model_config = family.read_config(folder.path, config)
+    reading = family.read(folder, content)
+    config = reading.config if attend_to_mask is None else _with_attention(folder, reading.config, attend_to_mask)
     tokenizer = TextTokenizer(folder.path / "tokenizer.json")
-    if tokenizer.vocabulary > model_config.encoder.vocabulary:
+    if tokenizer.vocabulary > config.encoder.vocabulary:
         raise CheckpointError(
             f"{folder.path}: the tokenizer has {tokenizer.vocabulary} tokens, the encoder embeddings for only "
-            f"{model_config.encoder.vocabulary}; the two files belong to different models"
+            f"{config.encoder.vocabulary}; the two files belong to different models"
         )
-    return Checkpoint(model_config, _identify(folder, model_config), tokenizer, folder, family)
+    if config.licence is not None:
+        _tell_licence(folder.name, config.licence)
+    return Checkpoint(
+        config=config,
+        identity=_identify(folder, config, reading.head_files),
+        tokenizer=tokenizer,
+        rules=TokenRules(config, tokenizer),
+        folder=folder,
+        head_files=reading.head_files,
+        family=family,
+    )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that must hold an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: {path.parent} is not a complete model folder") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
+def _with_attention(folder: ModelFolder, config: ModelConfig, attend_to_mask: bool) -> ModelConfig:
+    if config.multi_vector is None or config.multi_vector.query_length is None:
+        raise InvalidOptionError(
+            f"attend_to_mask={attend_to_mask!r}: the model {folder.name!r} does not fill its queries with mask tokens"
+        )
+    return replace(config, multi_vector=replace(config.multi_vector, attend_to_mask=attend_to_mask))
 
 
-def _identify(folder: ModelFolder, config: ModelConfig) -> ModelIdentity:
-    weights = folder.path / "model.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(f"{weights} is missing; only safetensors weights are loaded")
-    parts = [
-        file_sha256(weights),
-        file_sha256(folder.path / "tokenizer.json"),
-        json.dumps(asdict(config), sort_keys=True),
-    ]
+@cache
+def _tell_licence(name: str, licence: str) -> None:
+    """Once in a process for every model."""
+    _log.warning("the model %r has the licence %s", name, licence)
+
+
+def _identify(folder: ModelFolder, config: ModelConfig, head_files: tuple[str, ...]) -> ModelIdentity:
+    files = [*find_weights(folder.path), *(folder.path / name for name in head_files), folder.path / "tokenizer.json"]
+    missing = next((file for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise CheckpointError(f"{missing} is missing: the model has a head in it; fetch the model's folder again")
+    parts = [*(file_sha256(file) for file in files), json.dumps(asdict(config), sort_keys=True)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return ModelIdentity(name=folder.name, revision=folder.revision, fingerprint=fingerprint)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}); fetch the model's folder again") from error

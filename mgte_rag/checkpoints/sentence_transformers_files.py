@@ -11,19 +11,32 @@ _POOLING_FLAGS: dict[str, Pooling] = {"pooling_mode_cls_token": "cls", "pooling_
 _KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
-def read_pooling(folder: Path) -> Pooling:
+def read_modules(folder: Path) -> dict[str, str] | None:
+    """The modules of ``modules.json``, {kind: its folder}, such as {"Pooling": "1_Pooling"}; None without the file."""
+    modules = _read(folder / "modules.json")
+    if not isinstance(modules, list):
+        return None
+    return {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
+
+
+def read_pooling(folder: Path, *, default: Pooling | None = None) -> Pooling:
     """How ``modules.json`` and the pooling folder it names turn hidden states into one vector.
+
+    Args:
+        folder: the model's folder.
+        default: the family's pooling, for folders that are published without these files; None makes that an error.
 
     Raises:
         CheckpointError: the files are missing, or ask for modules or a pooling that this project does not do.
     """
-    modules = _read(folder / "modules.json")
-    if not isinstance(modules, list):
+    kinds = read_modules(folder)
+    if kinds is None and default is not None:
+        return default
+    if kinds is None:
         raise CheckpointError(
             f"{folder} has no modules.json, so how its vectors are pooled is unknown; "
             f"use the folder as sentence-transformers saves it"
         )
-    kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
     unknown = kinds.keys() - _KNOWN_MODULES
     if unknown or "Pooling" not in kinds:
         raise CheckpointError(
@@ -37,6 +50,8 @@ def read_pooling(folder: Path) -> Pooling:
     if config.get("pooling_mode") in ("cls", "mean"):
         chosen.add(config["pooling_mode"])
     others = {flag for flag, on in config.items() if flag.startswith("pooling_mode_") and on} - _POOLING_FLAGS.keys()
+    if config.get("include_prompt", True) is not True:
+        raise CheckpointError(f"{path} leaves the prompt out of the pooling; supported is pooling over all tokens")
     if len(chosen) != 1 or others:
         raise CheckpointError(f"{path} asks for the pooling {config}; supported is exactly one of cls and mean")
     return chosen.pop()
@@ -49,12 +64,15 @@ def read_max_length(folder: Path, *, default: int) -> int:
     return min(int(stated), default) if stated else default
 
 
-def read_prompts(folder: Path) -> tuple[str, str]:
-    """The prompts for queries and for documents; sentence-transformers also calls the latter passage or corpus."""
+def read_prompts(folder: Path) -> tuple[str, str] | None:
+    """The prompts for queries and for documents; sentence-transformers also calls the latter passage or corpus.
+
+    None where the files give none: sentence-transformers writes empty prompts into every folder it saves.
+    """
     config = _read(folder / "config_sentence_transformers.json")
-    if not isinstance(config, dict):
-        return "", ""
-    prompts = config.get("prompts") or {}
+    prompts = config.get("prompts") if isinstance(config, dict) else None
+    if not prompts or not any(prompts.values()):
+        return None
     fallback = prompts.get(config.get("default_prompt_name"), "")
     document_names = [name for name in ("document", "passage", "corpus") if name in prompts]
     return prompts.get("query", fallback), prompts[document_names[0]] if document_names else fallback

@@ -19,7 +19,8 @@ _MINI_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 _MINI_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WANTED_FILES = ["*.json", "1_Pooling/config.json", "model.safetensors"]
+_WANTED_FILES = ["*.json", "model*.safetensors", "1_Dense/model.safetensors", "*_linear.pt", "artifact.metadata"]
+_PICKLED_WEIGHTS = ["pytorch_model.bin"]  # fetched only from where there is nothing better: bge-m3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +93,15 @@ def _mini_package_folder() -> ModelFolder | None:
 
 
 def _fetch(hub_id: str, name: str, *, revision: str | None, local_files_only: bool) -> ModelFolder:
-    try:
-        path = Path(
-            snapshot_download(
-                hub_id, revision=revision, allow_patterns=_WANTED_FILES, local_files_only=local_files_only
-            )
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=local_files_only)
         )
+
+    try:
+        path = fetch(_WANTED_FILES)
+        if not any(path.glob("model*.safetensors")):
+            path = fetch([*_WANTED_FILES, *_PICKLED_WEIGHTS])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         where = "it is not in this machine's cache" if local_files_only else "the hub did not give it"
         reason = next(iter(str(error).strip().splitlines()), "no reason given")

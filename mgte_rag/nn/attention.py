@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgte_rag.nn.packing import PackedBatch
+from mgte_rag.nn.rotary import Rotation, rotate
+
+# Queries of one call in local layers: each sees this many keys and the window on both sides, so that the work grows
+# with the length and not with its square.
+_LOCAL_BLOCK = 512
 
 
 @cache
@@ -19,14 +24,16 @@ def _has_fast_16_bit_attention(device_type: str) -> bool:
     return device_type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
 
 
-def attend(qkv: Tensor, batch: PackedBatch) -> Tensor:
+def attend(qkv: Tensor, batch: PackedBatch, window: int | None = None) -> Tensor:
     """Scaled dot-product attention within each text, softmax(q k' / sqrt(head_dim)) v.
 
-    One kernel call per run of equally long texts, on views of the packed tensor: no padding, no mask.
+    One kernel call per run of equally long texts, on views of the packed tensor: no padding, and a mask only in local
+    layers.
 
     Args:
         qkv: [tokens, 3, heads, head_dim].
         batch: the texts' places on the token axis.
+        window: tokens seen to each side; None is the whole text.
 
     Returns:
         [tokens, heads * head_dim] in the dtype of qkv.
@@ -40,9 +47,38 @@ def attend(qkv: Tensor, batch: PackedBatch) -> Tensor:
     for run in batch.runs:
         grouped = qkv[run.tokens].unflatten(0, (run.texts, run.length))  # [texts, length, 3, heads, head_dim]
         query, key, value = grouped.permute(2, 0, 3, 1, 4)  # each [texts, heads, length, head_dim]
-        mixed = F.scaled_dot_product_attention(query, key, value)  # [texts, heads, length, head_dim]
+        key, value = key[:, :, : run.attended], value[:, :, : run.attended]
+        if window is None or run.length <= window + 1:
+            mixed = F.scaled_dot_product_attention(query, key, value)  # [texts, heads, length, head_dim]
+        else:
+            mixed = _attend_locally(query, key, value, window)
         heads_out.append(mixed.transpose(1, 2).reshape(run.texts * run.length, -1))
     return torch.cat(heads_out).to(dtype)
+
+
+def _attend_locally(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
+    """Attention in which token i sees the tokens i - window .. i + window: exact, block by block.
+
+    Args:
+        query: [texts, heads, length, head_dim].
+        key: [texts, heads, attended, head_dim]; attended may be below length.
+        value: as key.
+        window: tokens seen to each side.
+
+    Returns:
+        [texts, heads, length, head_dim]; a token that sees none, which only mask tokens do, gets zeros.
+    """
+    blocks = []
+    for start in range(0, query.shape[2], _LOCAL_BLOCK):
+        stop = min(start + _LOCAL_BLOCK, query.shape[2])
+        low = min(max(0, start - window), key.shape[2] - 1)
+        high = min(stop + window, key.shape[2])
+        places = torch.arange(start, stop, device=query.device)[:, None]
+        seen = (places - torch.arange(low, high, device=query.device)).abs() <= window  # [block, keys]
+        block = query[:, :, start:stop]
+        mixed = F.scaled_dot_product_attention(block, key[:, :, low:high], value[:, :, low:high], attn_mask=seen)
+        blocks.append(mixed.masked_fill(~seen.any(-1)[:, None], 0.0))
+    return torch.cat(blocks, dim=2)
 
 
 class SelfAttention(nn.Module):
@@ -51,15 +87,20 @@ class SelfAttention(nn.Module):
     Args:
         hidden: width of the residual stream.
         heads: attention heads.
+        bias: whether the projections have a bias.
+        window: tokens seen to each side; None is the whole text.
     """
 
-    def __init__(self, *, hidden: int, heads: int) -> None:
+    def __init__(self, *, hidden: int, heads: int, bias: bool = True, window: int | None = None) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(hidden, 3 * hidden)
-        self.out = nn.Linear(hidden, hidden)
+        self.window = window
+        self.qkv = nn.Linear(hidden, 3 * hidden, bias=bias)
+        self.out = nn.Linear(hidden, hidden, bias=bias)
 
-    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """[tokens, hidden] -> [tokens, hidden]."""
+    def forward(self, hidden: Tensor, batch: PackedBatch, turn: Rotation | None = None) -> Tensor:
+        """[tokens, hidden] -> [tokens, hidden]; ``turn`` are the batch's rotary positions, if it has any."""
         qkv = self.qkv(hidden).unflatten(-1, (3, self.heads, -1))  # [tokens, 3, heads, head_dim]
-        return self.out(attend(qkv, batch))
+        if turn is not None:
+            qkv = torch.cat([rotate(qkv[:, :2], turn), qkv[:, 2:]], dim=1)
+        return self.out(attend(qkv, batch, self.window))

@@ -1,88 +1,154 @@
 """The packed transformer encoder: token ids to hidden states.
 
 Mixed precision is fixed by where the weights are: the projections compute in the dtype of their weights (bf16 or
-fp32), the residual stream and every layer norm stay in fp32.
+fp32), the residual stream and every norm stay in fp32.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgte_rag.config import EncoderConfig
+from mgte_rag.config import EncoderConfig, Norm
 from mgte_rag.nn.attention import SelfAttention
+from mgte_rag.nn.feed_forward import FeedForward
 from mgte_rag.nn.packing import PackedBatch
+from mgte_rag.nn.rotary import Rotation, rotation
+
+
+def make_norm(hidden: int, *, kind: Norm, eps: float, bias: bool) -> nn.Module:
+    """A layer norm, or an RMS norm, which has no bias."""
+    return nn.LayerNorm(hidden, eps=eps, bias=bias) if kind == "layer" else nn.RMSNorm(hidden, eps=eps)
 
 
 class Embeddings(nn.Module):
-    """Word, position and token type embeddings, summed and normalised (Devlin et al. 2019, arXiv 1810.04805)."""
+    """Word, position and token type embeddings, summed and normalised (Devlin et al. 2019, arXiv 1810.04805).
 
-    def __init__(self, *, vocabulary: int, positions: int, token_types: int, hidden: int, norm_eps: float) -> None:
+    Args:
+        vocabulary: rows of the word table.
+        positions: rows of the position table; 0 is none, for rotary positions.
+        position_offset: row of a text's first token.
+        token_types: rows of the token type table; 0 is none.
+        hidden: width of the residual stream.
+        norm: the norm at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        positions: int,
+        position_offset: int,
+        token_types: int,
+        hidden: int,
+        norm: nn.Module,
+    ) -> None:
         super().__init__()
+        self.position_offset = position_offset
         self.word = nn.Embedding(vocabulary, hidden)
-        self.position = nn.Embedding(positions, hidden)
-        self.token_type = nn.Embedding(token_types, hidden)
-        self.norm = nn.LayerNorm(hidden, eps=norm_eps)
+        self.position = nn.Embedding(positions, hidden) if positions else None
+        self.token_type = nn.Embedding(token_types, hidden) if token_types else None
+        self.norm = norm
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Ids [tokens] -> fp32 [tokens, hidden]. Every token has type 0: the texts are not pairs."""
-        word = self.word(batch.ids).float()
-        return self.norm(word + self.position(batch.positions) + self.token_type.weight[0])
-
-
-class FeedForward(nn.Module):
-    """Two projections with the exact (erf) GELU between them."""
-
-    def __init__(self, *, hidden: int, intermediate: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(hidden, intermediate)
-        self.down = nn.Linear(intermediate, hidden)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[tokens, hidden] -> [tokens, hidden]."""
-        return self.down(F.gelu(self.up(hidden)))
+        """Ids [tokens] -> fp32 [tokens, hidden]. Tokens have type 0 where the batch does not say otherwise."""
+        hidden = self.word(batch.ids).float()
+        if self.position is not None:
+            hidden = hidden + self.position(batch.positions + self.position_offset)
+        if self.token_type is not None:
+            hidden = hidden + (self.token_type.weight[0] if batch.types is None else self.token_type(batch.types))
+        return self.norm(hidden)
 
 
 class EncoderLayer(nn.Module):
-    """Attention, then feed-forward; each is added to the residual stream and normalised (post-norm)."""
+    """Attention, then feed-forward, each added to the residual stream.
 
-    def __init__(self, *, hidden: int, heads: int, intermediate: int, norm_eps: float) -> None:
+    Post-norm normalises the stream after each addition, pre-norm what goes into each block.
+
+    Args:
+        attention: the attention block.
+        attention_norm: its norm, or the identity.
+        feed_forward: the feed-forward block.
+        feed_forward_norm: its norm.
+        pre_norm: norms before the blocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        attention: SelfAttention,
+        attention_norm: nn.Module,
+        feed_forward: FeedForward,
+        feed_forward_norm: nn.Module,
+        pre_norm: bool,
+    ) -> None:
         super().__init__()
-        self.attention = SelfAttention(hidden=hidden, heads=heads)
-        self.attention_norm = nn.LayerNorm(hidden, eps=norm_eps)
-        self.feed_forward = FeedForward(hidden=hidden, intermediate=intermediate)
-        self.feed_forward_norm = nn.LayerNorm(hidden, eps=norm_eps)
+        self.pre_norm = pre_norm
+        self.attention = attention
+        self.attention_norm = attention_norm
+        self.feed_forward = feed_forward
+        self.feed_forward_norm = feed_forward_norm
 
-    def forward(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    def forward(self, hidden: Tensor, batch: PackedBatch, turn: Rotation | None = None) -> Tensor:
         """fp32 [tokens, hidden] -> fp32 [tokens, hidden]."""
         dtype = self.attention.qkv.weight.dtype
-        hidden = self.attention_norm(hidden + self.attention(hidden.to(dtype), batch))
+        if self.pre_norm:
+            hidden = hidden + self.attention(self.attention_norm(hidden).to(dtype), batch, turn)
+            return hidden + self.feed_forward(self.feed_forward_norm(hidden).to(dtype))
+        hidden = self.attention_norm(hidden + self.attention(hidden.to(dtype), batch, turn))
         return self.feed_forward_norm(hidden + self.feed_forward(hidden.to(dtype)))
 
 
 class Encoder(nn.Module):
-    """Embeddings and a stack of layers."""
+    """Embeddings and a stack of layers, built from a configuration."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.config = config
         self.embeddings = Embeddings(
             vocabulary=config.vocabulary,
-            positions=config.positions,
+            positions=0 if config.rotary else config.positions,
+            position_offset=config.position_offset,
             token_types=config.token_types,
             hidden=config.hidden,
-            norm_eps=config.norm_eps,
+            norm=self._norm(),
         )
-        self.layers = nn.ModuleList(
-            EncoderLayer(
+        self.layers = nn.ModuleList(self._layer(number) for number in range(config.layers))
+        self.final_norm = self._norm() if config.pre_norm else nn.Identity()
+
+    def _norm(self) -> nn.Module:
+        config = self.config
+        return make_norm(config.hidden, kind=config.norm, eps=config.norm_eps, bias=config.norm_bias)
+
+    def _is_local(self, number: int) -> bool:
+        return self.config.local_window is not None and number % self.config.global_every > 0
+
+    def _layer(self, number: int) -> EncoderLayer:
+        config = self.config
+        return EncoderLayer(
+            attention=SelfAttention(
                 hidden=config.hidden,
                 heads=config.heads,
+                bias=config.attention_bias,
+                window=config.local_window if self._is_local(number) else None,
+            ),
+            attention_norm=nn.Identity() if config.pre_norm and number == 0 else self._norm(),
+            feed_forward=FeedForward(
+                hidden=config.hidden,
                 intermediate=config.intermediate,
-                norm_eps=config.norm_eps,
-            )
-            for _ in range(config.layers)
+                gate=config.gate,
+                up_bias=config.up_bias,
+                down_bias=config.down_bias,
+            ),
+            feed_forward_norm=self._norm(),
+            pre_norm=config.pre_norm,
         )
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Packed token ids [tokens] -> hidden states, fp32 [tokens, hidden]."""
+        config = self.config
+        turn, local_turn = (
+            None if rotary is None else rotation(rotary, config.head_dim, batch.positions)
+            for rotary in (config.rotary, config.local_rotary)
+        )
         hidden = self.embeddings(batch)
-        for layer in self.layers:
-            hidden = layer(hidden, batch)
-        return hidden
+        for number, layer in enumerate(self.layers):
+            hidden = layer(hidden, batch, local_turn if self._is_local(number) else turn)
+        return self.final_norm(hidden)

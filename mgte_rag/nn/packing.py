@@ -13,11 +13,19 @@ from mgte_rag.types import Integers
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring texts of equal length: a packed slice that can be viewed as [texts, length, ...] without a copy."""
+    """Neighbouring texts of equal length: a packed slice that can be viewed as [texts, length, ...] without a copy.
+
+    Attributes:
+        start: place of the first token.
+        texts: number of texts.
+        length: tokens of each.
+        attended: tokens of each that others attend to, the first ones; None is all.
+    """
 
     start: int
     texts: int
     length: int
+    attended: int | None = None
 
     @property
     def tokens(self) -> slice:
@@ -34,32 +42,54 @@ class PackedBatch:
         positions: int64 [tokens], counted from 0 in every text.
         lengths: int64 [texts], each above 0.
         runs: the texts, grouped where neighbours have the same length. Sorting by length makes few, long runs.
+        types: int64 [tokens], the token types of pairs; None is 0 everywhere.
     """
 
     ids: Tensor
     positions: Tensor
     lengths: Tensor
     runs: tuple[Run, ...]
+    types: Tensor | None = None
+
+    @property
+    def texts(self) -> Tensor:
+        """int64 [tokens], the text each token belongs to."""
+        numbers = torch.arange(len(self.lengths), device=self.lengths.device)
+        return numbers.repeat_interleave(self.lengths, output_size=len(self.ids))
 
 
-def pack(sequences: Sequence[Integers], device: torch.device) -> PackedBatch:
+def pack(
+    sequences: Sequence[Integers],
+    device: torch.device,
+    *,
+    attended: Sequence[int] | None = None,
+    types: Sequence[Integers] | None = None,
+) -> PackedBatch:
     """Put token id sequences one after the other on a device.
 
     Args:
         sequences: int32 [length] each, at least one, none empty.
         device: where the tensors go.
+        attended: tokens of each sequence that others attend to, the first ones; None is all.
+        types: token types, int32 [length] each; None is 0 everywhere.
     """
     lengths = [len(sequence) for sequence in sequences]
+    limits = [None if attended is None or attended[i] == length else attended[i] for i, length in enumerate(lengths)]
     runs: list[Run] = []
     start = 0
-    for length, group in groupby(lengths):
-        run = Run(start, sum(1 for _ in group), length)
+    for (length, limit), group in groupby(zip(lengths, limits, strict=True)):
+        run = Run(start, sum(1 for _ in group), length, limit)
         runs.append(run)
         start = run.tokens.stop
     positions = np.concatenate([np.arange(length) for length in lengths])
     return PackedBatch(
-        ids=torch.from_numpy(np.concatenate(sequences).astype(np.int64)).to(device),
+        ids=_to_device(sequences, device),
         positions=torch.from_numpy(positions.astype(np.int64)).to(device),
         lengths=torch.tensor(lengths, device=device),
         runs=tuple(runs),
+        types=None if types is None else _to_device(types, device),
     )
+
+
+def _to_device(sequences: Sequence[Integers], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate(sequences).astype(np.int64)).to(device)

@@ -1,0 +1,82 @@
+"""One user's hold on a shared model."""
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mgte_rag.checkpoints import Checkpoint, find_model, load_checkpoint
+from mgte_rag.engine import POOL, Engine, EngineKey, choose_attention, choose_device, choose_dtype
+from mgte_rag.errors import ClosedError, InputTypeError
+
+
+class ModelHandle:
+    """A model's checkpoint and its engine, which all handles with the same options share.
+
+    Args:
+        checkpoint: the model's folder, read.
+        key: what handles must agree on to share an engine.
+        source: the arguments of ``open`` that open the same model again, in another process too.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, key: EngineKey, source: Mapping[str, Any]) -> None:
+        self.checkpoint = checkpoint
+        self.key = key
+        self.source = source
+        self.shared_engine: Engine | None = POOL.acquire(key, checkpoint)
+        self._release = weakref.finalize(self, POOL.release, key)
+
+    @classmethod
+    def open(
+        cls,
+        name: str | None,
+        *,
+        device: str | torch.device | None,
+        dtype: str | torch.dtype | None,
+        attention: str | None,
+        revision: str | None,
+        local_files_only: bool,
+        attend_to_mask: bool | None = None,
+    ) -> "ModelHandle":
+        """Find, read and load a model; the arguments are those of ``EmbeddingModel.load``."""
+        if name is not None and not isinstance(name, str):
+            raise InputTypeError(f"name must be a string or None, not {type(name).__name__}")
+        chosen_device = choose_device(device)
+        chosen_dtype = choose_dtype(dtype, chosen_device)
+        chosen_attention = choose_attention(attention)
+        folder = find_model(name, revision=revision, local_files_only=local_files_only)
+        checkpoint = load_checkpoint(folder, attend_to_mask=attend_to_mask)
+        source = {
+            "name": name,
+            "device": str(chosen_device),
+            "dtype": str(chosen_dtype).removeprefix("torch."),
+            "attention": chosen_attention,
+            "revision": checkpoint.identity.revision,
+            "local_files_only": local_files_only,
+        }
+        if attend_to_mask is not None:
+            source["attend_to_mask"] = attend_to_mask
+        key = EngineKey(checkpoint.identity.fingerprint, chosen_device, chosen_dtype, chosen_attention)
+        return cls(checkpoint, key, source)
+
+    @property
+    def engine(self) -> Engine:
+        """The shared engine.
+
+        Raises:
+            ClosedError: the handle was closed.
+        """
+        if self.shared_engine is None:
+            name = self.checkpoint.identity.name
+            raise ClosedError(f"the model {name!r} was closed; load it again with load()")
+        return self.shared_engine
+
+    def close(self) -> None:
+        """Give the handle back; the last one frees the weights. Closing twice is allowed."""
+        self.shared_engine = None
+        self._release()
+
+    def __repr__(self) -> str:
+        state = f"{self.key.device}, {str(self.key.dtype).removeprefix('torch.')}"
+        return f"{self.checkpoint.identity.name!r}, {'closed' if self.shared_engine is None else state}"

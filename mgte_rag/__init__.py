@@ -28,7 +28,8 @@ from mgte_rag.errors import (
 
 if TYPE_CHECKING:
     from mgte_rag.embedding_model import EmbeddingModel
-    from mgte_rag.types import Encodings, ModelIdentity, Similarity, SparseVector
+    from mgte_rag.reranker import Reranker
+    from mgte_rag.types import Encodings, ModelIdentity, RankedDocument, Similarity, SparseVector
 
 __version__ = "0.1.0.dev0"
 
@@ -47,6 +48,8 @@ __all__ = [
     "MissingExtraError",
     "ModelIdentity",
     "ModelMismatchError",
+    "RankedDocument",
+    "Reranker",
     "Similarity",
     "SparseVector",
     "UnknownModelError",
@@ -58,6 +61,8 @@ _LAZY = {
     "EmbeddingModel": "mgte_rag.embedding_model",
     "Encodings": "mgte_rag.types",
     "ModelIdentity": "mgte_rag.types",
+    "RankedDocument": "mgte_rag.types",
+    "Reranker": "mgte_rag.reranker",
     "Similarity": "mgte_rag.types",
     "SparseVector": "mgte_rag.types",
 }

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from mgte_rag.checkpoints.export import Format, export
+from mgte_rag.checkpoints.saving import save
 from mgte_rag.engine import Engine, Vectors
 from mgte_rag.errors import UnsupportedOutputError
 from mgte_rag.handle import ModelHandle
@@ -276,6 +279,28 @@ class EmbeddingModel:
         token = self._handle.checkpoint.tokenizer.token
         pairs = [(token(int(i)), float(w)) for i, w in zip(vector.indices, vector.values, strict=True)]
         return sorted(pairs, key=lambda pair: -pair[1])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model, heads included, to a new or empty folder that ``load`` reads back without any loss.
+
+        Raises:
+            InvalidOptionError: the folder is not empty.
+        """
+        save(self._handle.checkpoint, folder)
+
+    def export(self, folder: str | Path, *, format: Format = "sentence-transformers") -> None:
+        """Write the model to a new or empty folder that another library loads.
+
+        Args:
+            folder: where to.
+            format: "sentence-transformers": the dense part, for SentenceTransformer. "transformers": the encoder, for
+                AutoModel; mGTE's needs transformers 5.18 and has its sparse head as token classifier.
+
+        Raises:
+            InvalidOptionError: another format, or the folder is not empty.
+            UnsupportedOutputError: the model has nothing that the format can hold.
+        """
+        export(self._handle.checkpoint, folder, format)
 
     def close(self) -> None:
         """Give this handle back; the last handle of a model frees its memory. Closing twice is allowed."""

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from mgte_rag.checkpoints.export import Format, export
+from mgte_rag.checkpoints.saving import save
 from mgte_rag.errors import InputTypeError, InvalidOptionError, UnknownModelError, UnsupportedOutputError
 from mgte_rag.handle import ModelHandle
 from mgte_rag.progress import Progress
@@ -194,6 +197,22 @@ class Reranker:
                 f"max_length={max_length!r}: the model {self.identity.name!r} reads {lowest} to {self.max_length}"
             )
         return max_length
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model to a new or empty folder that ``load`` reads back without any loss.
+
+        Raises:
+            InvalidOptionError: the folder is not empty.
+        """
+        save(self._handle.checkpoint, folder)
+
+    def export(self, folder: str | Path, *, format: Format = "sentence-transformers") -> None:
+        """Write the model to a new or empty folder for a CrossEncoder or AutoModelForSequenceClassification.
+
+        Raises:
+            InvalidOptionError: another format, or the folder is not empty.
+        """
+        export(self._handle.checkpoint, folder, format)
 
     def close(self) -> None:
         """Give this handle back; the last handle of a model frees its memory. Closing twice is allowed."""

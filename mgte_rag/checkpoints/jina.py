@@ -95,26 +95,46 @@ def _late_interaction(folder: ModelFolder) -> MultiVectorConfig:
 
 def layouts(config: ModelConfig) -> list[Names]:
     """Jina's own names."""
+    return [_table(config, "encoder.layers.{}", "mixer.", ("Wqkv",), ("norm1", "norm2"), norm="emb_ln")]
+
+
+def native_names(config: ModelConfig) -> Names:
+    """The names of transformers' JinaEmbeddingsV3Model."""
+    norms = ("post_attention_layernorm", "post_mlp_layernorm")
+    qkv = ("q_proj", "k_proj", "v_proj")
+    return _table(config, "layers.{}", "self_attn.", qkv, norms, out="o_proj", norm="embeddings.LayerNorm")
+
+
+def _table(
+    config: ModelConfig,
+    layer: str,
+    attention: str,
+    qkv: tuple[str, ...],
+    norms: tuple[str, str],
+    *,
+    out: str = "out_proj",
+    norm: str,
+) -> Names:
     encoder = config.encoder
     table: Names = {"encoder.embeddings.word.weight": ("embeddings.word_embeddings.weight",)}
     if encoder.token_types:
         table["encoder.embeddings.token_type.weight"] = ("embeddings.token_type_embeddings.weight",)
     if encoder.rotary is None:
         table["encoder.embeddings.position.weight"] = ("embeddings.position_embeddings.weight",)
-    table |= module_names("encoder.embeddings.norm", "emb_ln")
+    table |= module_names("encoder.embeddings.norm", norm)
     for i in range(encoder.layers):
-        ours, theirs = f"encoder.layers.{i}", f"encoder.layers.{i}"
-        table |= module_names(f"{ours}.attention.qkv", f"{theirs}.mixer.Wqkv")
-        table |= module_names(f"{ours}.attention.out", f"{theirs}.mixer.out_proj")
-        table |= module_names(f"{ours}.attention_norm", f"{theirs}.norm1")
+        ours, theirs = f"encoder.layers.{i}", layer.format(i)
+        table |= module_names(f"{ours}.attention.qkv", *(f"{theirs}.{attention}{name}" for name in qkv))
+        table |= module_names(f"{ours}.attention.out", f"{theirs}.{attention}{out}")
+        table |= module_names(f"{ours}.attention_norm", f"{theirs}.{norms[0]}")
         table |= module_names(f"{ours}.feed_forward.up", f"{theirs}.mlp.fc1")
         table |= module_names(f"{ours}.feed_forward.down", f"{theirs}.mlp.fc2")
-        table |= module_names(f"{ours}.feed_forward_norm", f"{theirs}.norm2")
+        table |= module_names(f"{ours}.feed_forward_norm", f"{theirs}.{norms[1]}")
     table |= multi_vector_names(config, _PROJECTION)
     if config.classifier is not None:
         table |= module_names("classifier.dense", "classifier.dense")
         table |= module_names("classifier.out", "classifier.out_proj")
-    return [table]
+    return table
 
 
 FAMILY = Family(

@@ -15,7 +15,7 @@ from mgte_rag.checkpoints.source import ModelFolder
 from mgte_rag.config import ClassifierConfig, EncoderConfig, ModelConfig
 from mgte_rag.errors import CheckpointError
 
-_FIELDS = {
+FIELDS = {
     "vocabulary": "vocab_size",
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -43,7 +43,7 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
     require(path, config, _SUPPORTED)
     window = take(path, config, {"width": "local_attention"})["width"]
     encoder = EncoderConfig(
-        **take(path, config, _FIELDS),
+        **take(path, config, FIELDS),
         token_types=0,
         pre_norm=True,
         gate="first",

@@ -1,0 +1,57 @@
+"""A model to a folder in this project's own format, whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mgte_rag.checkpoints.loading import Checkpoint
+from mgte_rag.checkpoints.native import to_json
+from mgte_rag.checkpoints.weights import WHOLE
+from mgte_rag.errors import InvalidOptionError
+
+
+def save(checkpoint: Checkpoint, folder: str | Path) -> None:
+    """Write config.json with every switch, model.safetensors with every head, and tokenizer.json.
+
+    The tensors keep the dtype they were published in, whatever the model computes in: what is loaded from the folder
+    gives the same vectors.
+
+    Raises:
+        InvalidOptionError: the folder is there and not empty.
+    """
+
+    def fill(path: Path) -> None:
+        (path / "config.json").write_text(json.dumps(to_json(checkpoint.config), indent=2), encoding="utf-8")
+        write_tensors(checkpoint.read_weights(), path)
+        checkpoint.tokenizer.save(path / "tokenizer.json")
+
+    write_folder(folder, fill)
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside the one asked for and rename it when it is complete.
+
+    Raises:
+        InvalidOptionError: the folder is there and not empty; nothing is ever overwritten.
+    """
+    target = Path(folder).expanduser().absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidOptionError(f"{target} is there and not empty; give a new or an empty folder")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        fill(partial)
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+    """One safetensors file; tensors that share memory are written apart."""
+    apart = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    save_file(apart, folder / WHOLE, metadata={"format": "pt"})

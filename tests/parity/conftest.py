@@ -41,6 +41,10 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "i
 HEAD_DIM = 16
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "weights: loads real published weights; run with -m weights")
+
+
 @dataclass(frozen=True)
 class Published:
     """A folder as published and the reference model with the same weights.

@@ -58,6 +58,13 @@ def test_packed_hidden_states_equal_transformers_padded_ones(published: Callable
     assert difference <= 1e-5
 
 
+def test_rotary_positions_read_the_same_in_the_spelling_of_transformers_5(copy_of: Callable[..., Any]) -> None:
+    case = copy_of("gte-multilingual-base")
+    rope = {"rope_type": "ntk", "factor": 8.0, "rope_theta": 20_000.0}
+    case.change_config(rope_theta=None, rope_scaling=None, rope_parameters=rope)
+    assert largest_difference(case, token_ids(case.folder, 60)) <= 1e-5
+
+
 def test_pairs_with_token_types_equal_transformers(published: Callable[[str], Any]) -> None:
     for name in ("gte-large-en-v1.5", "ms-marco-cross-encoder"):
         case = published(name)

@@ -62,7 +62,7 @@ def test_rotation_keeps_lengths_and_makes_scores_depend_on_distance_alone() -> N
     assert score(0, 3) != pytest.approx(score(0, 4), abs=1e-3)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     texts=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6),
     window=st.none() | st.integers(1, 5),
@@ -99,6 +99,24 @@ def test_the_strongest_weight_of_every_term_is_kept_and_zeros_are_left_out() -> 
     ids, texts = torch.tensor([7, 3, 7, 5, 7, 3]), torch.tensor([0, 0, 0, 0, 1, 1])
     found = [tensor.tolist() for tensor in heads.strongest_terms(weights, ids, texts)]
     assert found == [[0, 0, 1, 1], [3, 7, 3, 7], pytest.approx([0.2, 0.9, 0.3, 0.1])]
+
+
+@pytest.mark.parametrize("sliced", [True, False])
+def test_smaller_token_vectors_are_slices_or_have_projections_of_their_own(sliced: bool) -> None:
+    head = heads.MultiVectorHead(hidden=8, dims=(2, 4), sliced=sliced, bias=True)
+    hidden = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    for size in (2, 4):
+        projection = head.projections["4" if sliced else str(size)]
+        expected = F.normalize((hidden @ projection.weight.T + projection.bias)[:, :size], dim=-1)
+        torch.testing.assert_close(head(hidden, size), expected)
+    assert list(head.projections) == (["4"] if sliced else ["2", "4"])
+
+
+def test_the_exponent_of_mixed_ntk_scaling_is_read_from_the_config(copy_of: Callable[..., Any]) -> None:
+    case = copy_of("gte-multilingual-base")
+    case.change_config(rope_scaling={"type": "ntk", "factor": 8.0, "mixed_b": 0.625})
+    rotary = load_checkpoint(find_model(str(case.folder))).config.encoder.rotary
+    assert rotary == Rotary(theta=20_000.0, scaling="ntk", factor=8.0, mixed_b=0.625)
 
 
 def naive_gte(folder: Path, ids: list[int]) -> torch.Tensor:

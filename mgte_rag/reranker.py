@@ -11,7 +11,7 @@ import torch
 
 from mgte_rag.checkpoints.export import Format, export
 from mgte_rag.checkpoints.saving import save
-from mgte_rag.errors import InputTypeError, InvalidOptionError, UnknownModelError, UnsupportedOutputError
+from mgte_rag.errors import InputTypeError, InvalidOptionError, UnknownModelError, UnsupportedOutputError, shown
 from mgte_rag.handle import ModelHandle
 from mgte_rag.progress import Progress
 from mgte_rag.tokenization import check_texts
@@ -147,7 +147,7 @@ class Reranker:
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise InvalidOptionError(f"top_k={top_k!r}: a whole number above 0, or None for all documents")
         if not isinstance(query, str):
-            raise InputTypeError(f"query must be a string, not {type(query).__name__}: {query!r:.80}")
+            raise InputTypeError(f"query must be a string, not {type(query).__name__}: {shown(query)}")
         pairs = [(query, document) for document in check_texts(documents)]
         scores, truncated = self._score(pairs, max_length, show_progress)
         relevance = 1 / (1 + np.exp(-scores.astype(np.float64).clip(-500, 500)))
@@ -243,6 +243,6 @@ def _check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     listed = []
     for position, pair in enumerate(pairs):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise InputTypeError(f"pairs[{position}] must be (query, document), two strings, not {pair!r:.80}")
+            raise InputTypeError(f"pairs[{position}] must be (query, document), two strings, not {shown(pair)}")
         listed.append((pair[0], pair[1]))
     return listed

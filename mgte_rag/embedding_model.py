@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.checkpoints.export import Format, export
 from mgte_rag.checkpoints.saving import save
 from mgte_rag.engine import Engine, Vectors
@@ -78,15 +79,9 @@ class EmbeddingModel:
             attention=attention,
             revision=revision,
             local_files_only=local_files_only,
+            check=_check_has_vectors,
             attend_to_mask=attend_to_mask,
         )
-        if not outputs_of(handle.checkpoint.config):
-            handle.close()
-            is_reranker = handle.checkpoint.config.classifier is not None
-            raise UnsupportedOutputError(
-                f"the model {handle.checkpoint.identity.name!r} has no vectors to give: it is a "
-                f"{'reranker, load it with Reranker.load()' if is_reranker else 'language model to train from'}"
-            )
         return cls(handle)
 
     @property
@@ -323,6 +318,15 @@ class EmbeddingModel:
     @classmethod
     def _reload(cls, source: dict[str, Any]) -> Self:
         return cls.load(**source)
+
+
+def _check_has_vectors(checkpoint: Checkpoint) -> None:
+    if not outputs_of(checkpoint.config):
+        is_reranker = checkpoint.config.classifier is not None
+        raise UnsupportedOutputError(
+            f"the model {checkpoint.identity.name!r} has no vectors to give: it is a "
+            f"{'reranker, load it with Reranker.load()' if is_reranker else 'language model to train from'}"
+        )
 
 
 def _joined(parts: list[Vectors], options: EncodeOptions, *, truncated: Any, token_counts: Any) -> Encodings:

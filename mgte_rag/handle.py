@@ -1,7 +1,7 @@
 """One user's hold on a shared model."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,9 +37,14 @@ class ModelHandle:
         attention: str | None,
         revision: str | None,
         local_files_only: bool,
+        check: Callable[[Checkpoint], None],
         attend_to_mask: bool | None = None,
     ) -> "ModelHandle":
-        """Find, read and load a model; the arguments are those of ``EmbeddingModel.load``."""
+        """Find, read and load a model.
+
+        Args are those of ``EmbeddingModel.load``, and ``check``, which raises where the model is not of the kind that
+        is wanted; it is called before the weights are read.
+        """
         if name is not None and not isinstance(name, str):
             raise InputTypeError(f"name must be a string or None, not {type(name).__name__}")
         chosen_device = choose_device(device)
@@ -47,6 +52,7 @@ class ModelHandle:
         chosen_attention = choose_attention(attention)
         folder = find_model(name, revision=revision, local_files_only=local_files_only)
         checkpoint = load_checkpoint(folder, attend_to_mask=attend_to_mask)
+        check(checkpoint)
         source = {
             "name": name,
             "device": str(chosen_device),

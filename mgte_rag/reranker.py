@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.checkpoints.export import Format, export
 from mgte_rag.checkpoints.saving import save
 from mgte_rag.errors import InputTypeError, InvalidOptionError, UnknownModelError, UnsupportedOutputError, shown
@@ -69,12 +70,8 @@ class Reranker:
             attention=attention,
             revision=revision,
             local_files_only=local_files_only,
+            check=_check_has_scores,
         )
-        if handle.checkpoint.config.classifier is None:
-            handle.close()
-            raise UnsupportedOutputError(
-                f"the model {name!r} has no reranker head; load it with EmbeddingModel.load(), or give a reranker"
-            )
         return cls(handle)
 
     @property
@@ -235,6 +232,14 @@ class Reranker:
     @classmethod
     def _reload(cls, source: dict[str, Any]) -> Self:
         return cls.load(**source)
+
+
+def _check_has_scores(checkpoint: Checkpoint) -> None:
+    if checkpoint.config.classifier is None:
+        raise UnsupportedOutputError(
+            f"the model {checkpoint.identity.name!r} has no reranker head; load it with EmbeddingModel.load(), or give "
+            f"a reranker"
+        )
 
 
 def _check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

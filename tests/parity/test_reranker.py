@@ -142,6 +142,13 @@ def test_an_embedding_model_is_no_reranker_and_the_other_way_round(published: Ca
         EmbeddingModel.load(str(published("gte-multilingual-mlm-base").folder))
 
 
+def test_a_model_of_the_wrong_kind_is_refused_before_its_weights_are_read(copy_of: Callable[..., Any]) -> None:
+    folder = copy_of("bge-reranker-v2-m3").folder
+    (folder / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(UnsupportedOutputError, match=r"Reranker\.load"):
+        EmbeddingModel.load(str(folder))
+
+
 async def test_async_twins_give_the_same(reranker: Reranker) -> None:
     scores, ranked = await asyncio.gather(reranker.ascore(PAIRS), reranker.arank("cat", ["dog", "tree"]))
     np.testing.assert_allclose(scores, reranker.score(PAIRS), atol=1e-6)

@@ -6,7 +6,8 @@ from typing import Any
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field
 
-from mgte_rag import EmbeddingModel, Encodings
+from mgte_rag import EmbeddingModel, Encodings, InputTypeError
+from mgte_rag.errors import shown
 
 
 class MGTEEmbeddings(BaseModel, Embeddings):
@@ -54,24 +55,38 @@ class MGTEEmbeddings(BaseModel, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One vector per text."""
+        _check_list(texts)
         options = self._options(self.document_prompt)
         return _rows(self.model.encode_document(texts, show_progress=self.show_progress, **options))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one question."""
+        _check_question(text)
         return _rows(self.model.encode_query(text, **self._options(self.query_prompt)))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """``embed_documents`` without blocking the event loop."""
+        _check_list(texts)
         options = self._options(self.document_prompt)
         return _rows(await self.model.aencode_document(texts, show_progress=self.show_progress, **options))
 
     async def aembed_query(self, text: str) -> list[float]:
         """``embed_query`` without blocking the event loop."""
+        _check_question(text)
         return _rows(await self.model.aencode_query(text, **self._options(self.query_prompt)))[0]
 
     def _options(self, prompt: str | None) -> dict[str, Any]:
         return {"outputs": ("dense",), "dim": self.dim, "prompt": prompt, "max_length": self.max_length}
+
+
+def _check_list(texts: object) -> None:
+    if isinstance(texts, str):
+        raise InputTypeError(f"texts must be a list of strings, not one string: {shown(texts)}")
+
+
+def _check_question(text: object) -> None:
+    if not isinstance(text, str):
+        raise InputTypeError(f"a question must be a string, not {shown(text)}")
 
 
 def _rows(encoded: Encodings) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -9,7 +10,8 @@ from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from pydantic import ConfigDict, Field
 
-from mgte_rag import EmbeddingModel, InvalidOptionError
+from mgte_rag import EmbeddingModel, InputTypeError, InvalidOptionError
+from mgte_rag.errors import shown
 from qdrant_mgte import Hit, HybridCollection
 
 SCORE_KEY = "mgte_score"
@@ -25,7 +27,7 @@ class MGTERetriever(BaseRetriever):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     collection: HybridCollection
-    """Where the documents are; the caller closes it."""
+    """Where the documents are; ``close()`` closes it."""
     k: int = Field(default=4, gt=0)
     """Documents returned at most."""
 
@@ -42,7 +44,8 @@ class MGTERetriever(BaseRetriever):
         """A retriever over a collection in a folder, with these documents added to it.
 
         Documents that are already there unchanged are not encoded again. A document without an id gets one made
-        from its text and metadata.
+        from its text and metadata: give ids to documents whose text may change, so that the new one replaces the old.
+        Documents longer than the model reads are told of in a warning.
 
         Args:
             documents: what to add; may be empty to open an existing collection.
@@ -58,9 +61,21 @@ class MGTERetriever(BaseRetriever):
         if k < 1:
             raise InvalidOptionError(f"k must be a whole number above 0, not {k!r}")
         loaded = model if isinstance(model, EmbeddingModel) else EmbeddingModel.load(model)
-        entries = [_to_entry(document) for document in documents]
+        entries = [_to_entry(position, document) for position, document in enumerate(documents)]
         collection = HybridCollection.from_documents(entries, location, model=loaded, show_progress=show_progress)
         return cls(collection=collection, k=k)
+
+    def close(self) -> None:
+        """Close the collection; the model stays open."""
+        self.collection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
@@ -81,7 +96,9 @@ class MGTERetriever(BaseRetriever):
         )
 
 
-def _to_entry(document: Document) -> dict[str, Any]:
+def _to_entry(position: int, document: Document) -> dict[str, Any]:
+    if not isinstance(document, Document):
+        raise InputTypeError(f"documents[{position}] must be a langchain_core Document, not {shown(document)}")
     return {
         "id": document.id,
         "text": document.page_content,

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 
-from mgte_rag import EmbeddingModel, InvalidOptionError
+from mgte_rag import EmbeddingModel, InputTypeError, InvalidOptionError
+from mgte_rag.errors import shown
 from qdrant_mgte import Hit, HybridCollection
 
 
@@ -16,7 +18,7 @@ class MGTERetriever(BaseRetriever):
     """Retrieves nodes from a ``HybridCollection``.
 
     Args:
-        collection: where the documents are; the caller closes it.
+        collection: where the documents are; ``close()`` closes it.
         similarity_top_k: nodes returned at most.
         callback_manager: LlamaIndex's own.
 
@@ -48,8 +50,10 @@ class MGTERetriever(BaseRetriever):
     ) -> Self:
         """A retriever over a collection in a folder, with these documents or nodes added to it.
 
-        What is already there unchanged, by id, is not encoded again. LlamaIndex gives a document without ``id_=`` a
-        random id, so give ids to documents that will be added again.
+        The text alone is stored and encoded, not the metadata in front of it, and of a node's fields id, text and
+        metadata come back. What is already there unchanged, by id, is not encoded again. LlamaIndex gives a document
+        without ``id_=`` a random id, so give ids to documents that will be added again. Documents longer than the
+        model reads are told of in a warning.
 
         Args:
             documents: what to add; may be empty to open an existing collection.
@@ -64,9 +68,21 @@ class MGTERetriever(BaseRetriever):
         """
         _check_top_k(similarity_top_k)
         loaded = model if isinstance(model, EmbeddingModel) else EmbeddingModel.load(model)
-        entries = [_to_entry(node) for node in documents]
+        entries = [_to_entry(position, node) for position, node in enumerate(documents)]
         collection = HybridCollection.from_documents(entries, location, model=loaded, show_progress=show_progress)
         return cls(collection, similarity_top_k=similarity_top_k)
+
+    def close(self) -> None:
+        """Close the collection; the model stays open."""
+        self.collection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return _to_nodes(self.collection.search(query_bundle.query_str, limit=self.similarity_top_k))
@@ -80,7 +96,9 @@ def _check_top_k(similarity_top_k: int) -> None:
         raise InvalidOptionError(f"similarity_top_k must be a whole number above 0, not {similarity_top_k!r}")
 
 
-def _to_entry(node: BaseNode) -> dict[str, Any]:
+def _to_entry(position: int, node: BaseNode) -> dict[str, Any]:
+    if not isinstance(node, BaseNode):
+        raise InputTypeError(f"documents[{position}] must be a LlamaIndex document or node, not {shown(node)}")
     return {"id": node.node_id, "text": node.get_content(MetadataMode.NONE), "metadata": node.metadata}
 
 

@@ -1,6 +1,7 @@
 """Documents in, ranked documents out."""
 
 import asyncio
+import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +11,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from mgte_rag import Encodings, InputTypeError, InvalidDocumentError, InvalidOptionError
+from mgte_rag import ClosedError, Encodings, InputTypeError, InvalidDocumentError, InvalidOptionError
 from mgte_rag.errors import shown
 from mgte_rag.progress import Progress
 from mgte_rag.types import Floats
 from qdrant_mgte.documents import CheckedDocument, check_document, check_unicode, point_id, stored_document
 from qdrant_mgte.edge import EdgeStore
 from qdrant_mgte.manifest import Manifest
+from qdrant_mgte.stores import STORES
 from qdrant_mgte.types import EncodingModel, Hit, Rejection, StoredDocument, WriteReport
 
 # Documents encoded and written together. What was written is on the disk before the next ones are encoded.
-_BATCH = 512
+_BATCH = 256
 _MODES = ("dense",)
 # Characters of text in a batch, so that a few huge documents do not fill the memory.
 _BATCH_CHARACTERS = 16 * 1024 * 1024
@@ -30,43 +32,47 @@ _MOST_HITS = 2**31  # more than any folder holds, and what the engine can count 
 class HybridCollection:
     """Documents with their vectors in a folder: ``HybridCollection.open("./index", model=model)``.
 
-    One process at a time has it open; its threads may share it. It is closed by ``close()``, by leaving a ``with``
-    block or at the interpreter's end, and never closes the model, which is the caller's.
+    One process at a time has a folder open. Within it threads may share a collection, and opening the folder again
+    gives another handle on the same files. A handle is closed by ``close()``, by leaving a ``with`` block or by the
+    garbage collector; the last one closes the files. The model is the caller's and stays open.
     """
 
-    def __init__(self, store: EdgeStore, model: EncodingModel) -> None:
-        self._store = store
+    def __init__(self, folder: Path, model: EncodingModel) -> None:
+        self._shared_store = STORES.acquire(folder, Manifest.of(model))
+        self._folder = folder
         self._model = model
-        self._close = weakref.finalize(self, store.close)
+        self._release = weakref.finalize(self, STORES.release, self._shared_store)
 
     @classmethod
     def open(cls, location: str | Path, *, model: EncodingModel) -> Self:
         """Open a collection, or make it where there is none.
 
         Args:
-            location: a folder; it is made if it is not there.
+            location: a folder; it is made if it is not there. A folder with other files in it is refused.
             model: encodes the documents and the queries; an existing collection must have been written with it.
 
         Raises:
             ModelMismatchError: written with another model.
-            CollectionLockedError: open elsewhere.
+            CollectionLockedError: open in another process.
             CorruptCollectionError: the folder is no collection, or its files cannot be read.
             CollectionError: the folder cannot be made or written.
             InvalidOptionError: a location that is no folder.
         """
-        if isinstance(location, str) and (location == ":memory:" or "://" in location):
-            raise InvalidOptionError(f"location {location!r} is not supported yet; give a folder")
+        if isinstance(location, str) and (location in ("", ":memory:") or "://" in location):
+            raise InvalidOptionError(f"location {location!r} is not supported; give a folder")
         try:
             folder = Path(location).expanduser().resolve()
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise InvalidOptionError(f"location {shown(location)} is no folder: {error}") from error
-        store = EdgeStore(folder, Manifest.of(model))
+        if isinstance(model, str) or not hasattr(model, "encode_document"):
+            raise InputTypeError(f"model must be a loaded model, EmbeddingModel.load(...), not {shown(model)}")
+        collection = cls(folder, model)
         try:
-            store.manifest.check(folder, model)
+            collection._store.manifest.check(folder, model)
         except BaseException:
-            store.close()
+            collection.close()
             raise
-        return cls(store, model)
+        return collection
 
     @classmethod
     def from_documents(
@@ -74,17 +80,32 @@ class HybridCollection:
     ) -> Self:
         """``open``, then ``upsert``, for callers that must not lose a document.
 
+        Documents longer than the model reads are told of in a warning.
+
         Raises:
             InvalidDocumentError: a document cannot be stored, with the reason; the others were stored, and the
                 collection is closed again.
         """
         collection = cls.open(location, model=model)
         try:
-            collection.upsert(documents, show_progress=show_progress).raise_for_rejected()
+            report = collection.upsert(documents, show_progress=show_progress)
+            report.raise_for_rejected()
         except BaseException:
             collection.close()
             raise
+        if report.truncated:
+            warnings.warn(
+                f"{len(report.truncated)} documents are longer than the model {model.identity.name!r} reads, the first "
+                f"is {shown(report.truncated[0])}: their ends cannot be found. Split them into passages first.",
+                stacklevel=3,
+            )
         return collection
+
+    @property
+    def _store(self) -> EdgeStore:
+        if not self._release.alive:
+            raise ClosedError(f"the collection {self._folder} was closed; open it again with HybridCollection.open()")
+        return self._shared_store
 
     @property
     def model(self) -> EncodingModel:
@@ -176,8 +197,11 @@ class HybridCollection:
         return await asyncio.to_thread(self.count)
 
     def close(self) -> None:
-        """Close the files and give the folder free; the model stays open. Closing twice is allowed."""
-        self._close()
+        """Give this handle back; the last one closes the files. The model stays open. Closing twice is allowed."""
+        self._release()
+
+    def __repr__(self) -> str:
+        return f"HybridCollection({str(self._folder)!r}{'' if self._release.alive else ', closed'})"
 
     def __enter__(self) -> Self:
         return self
@@ -188,6 +212,8 @@ class HybridCollection:
         self.close()
 
     def _query_vector(self, query: str | Encodings) -> Floats:
+        if not isinstance(query, str | Encodings):
+            raise InputTypeError(f"a query must be a string or what encode_query returned, not {shown(query)}")
         encoded = query if isinstance(query, Encodings) else self._model.encode_query(query, outputs=("dense",))
         if len(encoded) != 1:
             raise InvalidOptionError(f"search takes one query, not {len(encoded)}")

@@ -8,6 +8,7 @@ import datetime
 import hashlib
 import json
 import math
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,8 +67,8 @@ def check_document(document: Any) -> CheckedDocument:
     """A document from a caller's dictionary with "text", and optional "id" and "metadata".
 
     Without an id it gets one made from its text and metadata. Metadata may hold what JSON can: strings, finite
-    numbers, booleans, None, lists and dictionaries with string keys; dates and times become ISO 8601 strings, numpy
-    scalars plain numbers.
+    numbers, booleans, None, lists and dictionaries with string keys; dates and times become ISO 8601 strings, paths
+    and UUIDs strings, numpy scalars plain numbers.
 
     Raises:
         InvalidDocumentError: with the reason; the document's id is in the message where it has one.
@@ -127,6 +128,8 @@ def _plain_scalar(value: Any, path: str) -> str | int | float | None:
         return value
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
+    if isinstance(value, uuid.UUID | os.PathLike):
+        return check_unicode(str(value), path)
     raise InvalidDocumentError(
         f"{path} is a {type(value).__name__}; allowed are strings, numbers, booleans, None, dates, lists, dictionaries"
     )

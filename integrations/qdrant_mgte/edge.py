@@ -23,6 +23,7 @@ from mgte_rag.types import Floats
 from qdrant_mgte.manifest import Manifest
 
 DENSE = "dense"
+LOCK_NAME = "collection.lock"
 
 
 class EdgeStore:
@@ -39,6 +40,7 @@ class EdgeStore:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
+        _check_is_collection_or_empty(folder)
         self._folder = folder
         self._pid = os.getpid()
         self._write_lock = threading.Lock()
@@ -57,29 +59,31 @@ class EdgeStore:
     def _acquire_lock(self) -> FileLock:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._folder / "collection.lock", timeout=0, thread_local=False)
+            lock = FileLock(self._folder / LOCK_NAME, timeout=0, thread_local=False)
             lock.acquire()
-        except Timeout as error:
+            self._lock_status = os.stat(self._folder / LOCK_NAME)
+        except Timeout:
             raise CollectionLockedError(
-                f"the collection {self._folder} is open elsewhere, in this process or in another. Close it there, "
-                f"share that one collection between threads, or copy the folder."
-            ) from error
+                f"the collection {self._folder} is open in another process, and one process at a time may have it. "
+                f"Close it there, answer both from one process, or copy the folder."
+            ) from None
         except OSError as error:
             raise CollectionError(f"cannot open {self._folder} as a collection: {error}") from error
         return lock
+
+    @property
+    def is_where_it_was(self) -> bool:
+        """Whether the folder on the disk is still the one that was opened, not deleted or replaced."""
+        try:
+            return os.path.samestat(os.stat(self._folder / LOCK_NAME), self._lock_status)
+        except OSError:
+            return False
 
     def _open(self, new: Manifest) -> tuple[Manifest, "edge.EdgeShard"]:
         path = self._folder / "manifest.json"
         shard_folder = self._folder / "shard"
         manifest = Manifest.read(path)
         if manifest is None:
-            ours = ("collection.lock", "manifest.tmp")  # the latter where a process died before its first manifest
-            strangers = sorted(item.name for item in self._folder.iterdir() if item.name not in ours)
-            if strangers:
-                raise CorruptCollectionError(
-                    f"{self._folder} has files ({', '.join(strangers[:3])}) but no manifest.json: it is no collection, "
-                    f"or its manifest was deleted. Give an empty folder."
-                )
             manifest = new
             with self._guarded("create"):
                 manifest.write(path)
@@ -172,9 +176,10 @@ class EdgeStore:
         if self._released or self._inside or not self._closing:
             return
         try:
-            with self._guarded("close"):
-                self._shard.flush()
-                self._shard.close()
+            if self.is_where_it_was:  # else the files were deleted under us: there is nothing to flush to
+                with self._guarded("close"):
+                    self._shard.flush()
+                    self._shard.close()
         finally:
             self._released = True
             self._lock.release()
@@ -210,6 +215,20 @@ class EdgeStore:
             if not _is_from_engine(error):
                 raise
             raise CollectionError(f"the embedded engine could not {action} in {self._folder}: {error}") from error
+
+
+def _check_is_collection_or_empty(folder: Path) -> None:
+    """Looks before anything is written: other people's folders stay as they are."""
+    try:
+        names = {item.name for item in folder.iterdir()}
+    except OSError:
+        return  # not there yet, or no folder at all: making it will tell
+    strangers = sorted(names - {LOCK_NAME, "manifest.tmp"})  # the latter where a process died before its manifest
+    if strangers and "manifest.json" not in names:
+        raise CorruptCollectionError(
+            f"{folder} has files ({', '.join(strangers[:3])}) but no manifest.json: it is no collection, or its "
+            f"manifest was deleted. Give a folder that is empty or not there yet."
+        )
 
 
 def _is_from_engine(error: BaseException) -> bool:

@@ -81,11 +81,11 @@ def test_a_second_demo_finds_the_index_and_answers_ones_own_question(
 def test_an_error_of_this_project_is_one_line_and_exit_status_one(
     tmp_path: Path, mini: EmbeddingModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with HybridCollection.open(tmp_path, model=mini):
-        assert main(["demo", "--index", str(tmp_path)]) == 1
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    assert main(["demo", "--index", str(tmp_path)]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("mgte-rag: the collection")
-    assert "open elsewhere" in err
+    assert err.startswith("mgte-rag: ")
+    assert "has files (thesis.txt)" in err
 
 
 def test_a_reader_that_stops_reading_is_no_error() -> None:

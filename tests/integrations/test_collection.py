@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import datetime
+import gc
+import shutil
 import signal
 import threading
 import time
@@ -19,7 +21,6 @@ from hypothesis import strategies as st
 from mgte_rag import (
     ClosedError,
     CollectionError,
-    CollectionLockedError,
     EmbeddingModel,
     Encodings,
     InputTypeError,
@@ -30,6 +31,7 @@ from mgte_rag import (
 from qdrant_mgte import HybridCollection, StoredDocument
 from qdrant_mgte import collection as collection_module
 from qdrant_mgte.documents import point_id
+from qdrant_mgte.stores import STORES
 
 ANIMALS = [
     {"id": "cat", "text": "Cats sleep most of the day.", "metadata": {"legs": 4}},
@@ -151,12 +153,20 @@ def test_a_document_without_an_id_gets_one_from_its_content(collection: HybridCo
 
 def test_dates_tuples_and_numpy_numbers_in_metadata_become_plain_values(collection: HybridCollection) -> None:
     when = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.UTC)
-    metadata = {"when": when, "day": when.date(), "pair": (1, 2), "size": np.int64(3), "share": np.float32(0.5)}
+    metadata = {
+        "when": when,
+        "day": when.date(),
+        "pair": (1, 2),
+        "path": Path("a/b"),
+        "size": np.int64(3),
+        "share": np.float32(0.5),
+    }
     collection.upsert([{"id": "a", "text": "x", "metadata": metadata}])
     assert collection.get("a")[0].metadata == {
         "when": "2026-11-20T12:00:00+00:00",
         "day": "2026-11-20",
         "pair": [1, 2],
+        "path": "a/b",
         "size": 3,
         "share": 0.5,
     }
@@ -322,12 +332,56 @@ def test_the_same_model_in_another_dtype_may_open_it(
     HybridCollection.open(tmp_path, model=mini_fp32).close()
 
 
-def test_a_folder_open_elsewhere_in_this_process_is_refused_and_unharmed(tmp_path: Path, mini: EmbeddingModel) -> None:
-    with HybridCollection.open(tmp_path, model=mini) as collection:
-        with pytest.raises(CollectionLockedError, match=r"open elsewhere.*Close it there"):
-            HybridCollection.open(tmp_path, model=mini)
-        collection.upsert(ANIMALS)
-    HybridCollection.open(tmp_path, model=mini).close()
+def test_opening_a_folder_again_in_this_process_gives_a_handle_on_the_same_files(
+    tmp_path: Path, mini: EmbeddingModel
+) -> None:
+    first = HybridCollection.open(tmp_path, model=mini)
+    second = HybridCollection.open(tmp_path / "." / "", model=mini)
+    first.upsert(ANIMALS)
+    assert second.count() == 3
+    first.close()
+    with pytest.raises(ClosedError):
+        first.count()
+    assert second.search("wings")[0].id == "bird"
+    second.close()
+    assert "closed" in repr(second)
+
+
+def test_a_forgotten_handle_gives_the_folder_free(tmp_path: Path, mini: EmbeddingModel) -> None:
+    collection = HybridCollection.open(tmp_path, model=mini)
+    collection.upsert(ANIMALS)
+    before = len(STORES._handles)
+    del collection
+    gc.collect()
+    assert len(STORES._handles) == before - 1
+
+
+def test_a_folder_deleted_while_it_was_open_is_made_anew(tmp_path: Path, mini: EmbeddingModel) -> None:
+    with HybridCollection.open(tmp_path / "index", model=mini) as deleted:
+        deleted.upsert(ANIMALS)
+        shutil.rmtree(tmp_path / "index")
+        with HybridCollection.open(tmp_path / "index", model=mini) as fresh:
+            assert fresh.count() == 0
+            fresh.upsert(ANIMALS[:1])
+    with HybridCollection.open(tmp_path / "index", model=mini) as again:
+        assert again.count() == 1
+
+
+@pytest.mark.parametrize("query", [{"input": "cats"}, ["a"], None, b"x"])
+def test_a_query_that_is_no_string_is_an_error(collection: HybridCollection, query: Any) -> None:
+    with pytest.raises(InputTypeError, match="a query must be a string"):
+        collection.search(query)
+
+
+def test_a_model_that_is_not_loaded_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputTypeError, match="model must be a loaded model"):
+        HybridCollection.open(tmp_path, model="mini")  # type: ignore[arg-type]
+
+
+def test_from_documents_warns_of_documents_whose_end_is_not_read(tmp_path: Path, mini: EmbeddingModel) -> None:
+    long = {"id": "long", "text": "word " * 1000}
+    with pytest.warns(UserWarning, match=r"1 documents are longer than the model 'mini' reads, the first is 'long'"):
+        HybridCollection.from_documents([long, ANIMALS[0]], tmp_path, model=mini).close()
 
 
 def test_a_closed_collection_is_an_error_and_leaves_the_model_open(tmp_path: Path, mini: EmbeddingModel) -> None:
@@ -346,9 +400,9 @@ def test_a_location_that_is_no_path_is_an_error(location: Any, mini: EmbeddingMo
         HybridCollection.open(location, model=mini)
 
 
-@pytest.mark.parametrize("location", [":memory:", "http://localhost:6333"])
+@pytest.mark.parametrize("location", ["", ":memory:", "http://localhost:6333"])
 def test_a_location_that_is_no_folder_is_an_error(location: str, mini: EmbeddingModel) -> None:
-    with pytest.raises(InvalidOptionError, match="not supported yet; give a folder"):
+    with pytest.raises(InvalidOptionError, match="not supported; give a folder"):
         HybridCollection.open(location, model=mini)
 
 

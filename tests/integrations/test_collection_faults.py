@@ -110,6 +110,7 @@ def test_a_second_process_is_refused_and_does_the_first_no_harm(
             check=False,
         )
         assert "CollectionLockedError" in other.stderr
+        assert "open in another process" in other.stderr
         collection.upsert([{"id": "later", "text": "written after that"}])
     with HybridCollection.open(tmp_path / "index", model=mini) as collection:
         assert collection.count() == 2
@@ -154,7 +155,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path, min
     (tmp_path / "thesis.txt").write_text("ten years of work")
     with pytest.raises(CorruptCollectionError, match=r"has files \(thesis\.txt\) but no manifest\.json"):
         HybridCollection.open(tmp_path, model=mini)
-    assert (tmp_path / "thesis.txt").read_text() == "ten years of work"
+    assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == [("thesis.txt", "ten years of work")]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 from pydantic import ValidationError
 
 from langchain_mgte import MGTEEmbeddings, MGTERetriever
-from mgte_rag import ClosedError, EmbeddingModel, InvalidDocumentError, InvalidOptionError
+from mgte_rag import ClosedError, EmbeddingModel, InputTypeError, InvalidDocumentError, InvalidOptionError
 from mgte_rag.engine import POOL
 from qdrant_mgte import HybridCollection
 
@@ -170,6 +170,28 @@ def test_from_documents_opens_fills_and_resumes(tmp_path: Path, mini: EmbeddingM
     once_more = MGTERetriever.from_documents([Document("no id")], location=tmp_path, model=mini)
     assert once_more.collection.count() == 4
     once_more.collection.close()
+
+
+def test_running_the_same_lines_twice_in_one_process_works(tmp_path: Path) -> None:
+    retriever = MGTERetriever.from_documents(DOCUMENTS, location=tmp_path, k=1)
+    retriever = MGTERetriever.from_documents(DOCUMENTS, location=tmp_path, k=1)
+    with retriever:
+        assert retriever.invoke("wings")[0].id == "bird"
+    with pytest.raises(ClosedError):
+        retriever.invoke("wings")
+
+
+@pytest.mark.parametrize("documents", [["text"], [DOCUMENTS[0], None]])
+def test_something_that_is_no_document_is_an_error_naming_its_position(tmp_path: Path, documents: list) -> None:
+    with pytest.raises(InputTypeError, match=rf"documents\[{len(documents) - 1}\] must be a langchain_core Document"):
+        MGTERetriever.from_documents(documents, location=tmp_path)
+
+
+def test_a_list_where_a_question_belongs_and_the_reverse_are_errors() -> None:
+    with pytest.raises(InputTypeError, match=r"a question must be a string, not \['a'\]"):
+        MGTEEmbeddings().embed_query(["a"])  # type: ignore[arg-type]
+    with pytest.raises(InputTypeError, match="a list of strings, not one string: 'abc'"):
+        MGTEEmbeddings().embed_documents("abc")  # type: ignore[arg-type]
 
 
 def test_from_documents_checks_k_before_it_indexes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from llama_index_mgte import MGTEEmbedding, MGTERetriever
 from mgte_cli.stdlib_docs import DocEntry
-from mgte_rag import EmbeddingModel, InvalidDocumentError, InvalidOptionError
+from mgte_rag import EmbeddingModel, InputTypeError, InvalidDocumentError, InvalidOptionError
 from mgte_rag.engine import POOL
 from qdrant_mgte import HybridCollection
 
@@ -137,6 +137,11 @@ def test_from_documents_opens_fills_and_resumes(tmp_path: Path) -> None:
     again = MGTERetriever.from_documents(DOCUMENTS, location=tmp_path)
     assert again.collection.count() == 3
     again.collection.close()
+
+
+def test_something_that_is_no_node_is_an_error_naming_its_position(tmp_path: Path) -> None:
+    with pytest.raises(InputTypeError, match=r"documents\[1\] must be a LlamaIndex document or node"):
+        MGTERetriever.from_documents([DOCUMENTS[0], "text"], location=tmp_path)  # type: ignore[list-item]
 
 
 def test_a_top_k_below_one_is_an_error_before_anything_is_indexed(tmp_path: Path, collection: HybridCollection) -> None:

@@ -1,6 +1,7 @@
 """The way in: texts to vectors."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +41,7 @@ class EmbeddingModel:
     @classmethod
     def load(
         cls,
-        name: str | None = None,
+        name: str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,

@@ -1,5 +1,6 @@
 """A model on a device, one per process however many handles name it, safe to call from any thread."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class Engine:
         self._device = device
         self._token_budget = _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cpu"])
         self._turn = threading.Lock()
+        self._pid = os.getpid()
 
     def encode(self, inputs: Inputs, wanted: Wanted, on_batch: OnBatch | None = None) -> Vectors:
         """Vectors of texts, all wanted ones from one forward pass.
@@ -127,11 +129,28 @@ class Engine:
 
     def _batches(self, inputs: Inputs) -> Iterator[list[int]]:
         """Which texts go together. Threads take turns batch by batch: no query waits for another thread's long list."""
+        if os.getpid() != self._pid:
+            self._survive_fork()
         lengths, attended = [len(row) for row in inputs.ids], inputs.attended
         for indices in plan_batches(lengths, self._token_budget):
             if attended is not None:  # equally long texts are one run where they also attend to equally many tokens
                 indices.sort(key=lambda i: (-lengths[i], attended[i]))
             yield indices
+
+    def _survive_fork(self) -> None:
+        """In a forked child torch's threads are gone, and waiting for them would never end: compute in one thread.
+
+        Raises:
+            InvalidOptionError: the model is on a GPU, which a forked child cannot use.
+        """
+        if self._device.type != "cpu":
+            raise InvalidOptionError(
+                f"the model was loaded on {self._device} before this process was forked; load it in the child, or "
+                f"start processes with spawn"
+            )
+        torch.set_num_threads(1)
+        self._turn = threading.Lock()  # another thread may have held it at the fork
+        self._pid = os.getpid()
 
     def _hidden(self, inputs: Inputs, indices: list[int]) -> tuple[PackedBatch, Tensor]:
         """One forward pass: the packed batch and its hidden states, fp32 [tokens, hidden]."""
@@ -195,10 +214,10 @@ class EnginePool:
     def acquire(self, key: EngineKey, checkpoint: Checkpoint) -> Engine:
         """The engine of that key, loaded if this is its first handle."""
         with self._lock:
-            if key not in self._engines:
-                model = checkpoint.load_model(key.device, key.dtype)
-                self._engines[key] = _Shared(Engine(model, checkpoint, key.device))
-            shared = self._engines[key]
+            shared = self._engines.get(key)  # held here: a handle collected meanwhile cannot take it away
+            if shared is None:
+                shared = _Shared(Engine(checkpoint.load_model(key.device, key.dtype), checkpoint, key.device))
+            self._engines[key] = shared
             shared.handles += 1
             return shared.engine
 
@@ -227,13 +246,17 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device(available[0])
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InvalidOptionError(
             f"device {device!r} is not a device; this machine has {', '.join(available)}"
         ) from error
     if chosen.type not in available:
         raise InvalidOptionError(f"device {str(chosen)!r} is not on this machine; it has {', '.join(available)}")
-    return chosen
+    count = torch.cuda.device_count() if chosen.type == "cuda" else 1
+    index = chosen.index or 0
+    if index >= count:
+        raise InvalidOptionError(f"device {str(chosen)!r} is not on this machine; it has {count} of {chosen.type}")
+    return torch.device("cuda", index) if chosen.type == "cuda" else torch.device(chosen.type)
 
 
 def _available_devices() -> dict[str, bool]:

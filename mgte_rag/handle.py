@@ -1,12 +1,13 @@
 """One user's hold on a shared model."""
 
+import os
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from mgte_rag.checkpoints import Checkpoint, find_model, load_checkpoint
+from mgte_rag.checkpoints import MINI, Checkpoint, find_model, load_checkpoint
 from mgte_rag.engine import POOL, Engine, EngineKey, choose_attention, choose_device, choose_dtype
 from mgte_rag.errors import ClosedError, InputTypeError
 
@@ -30,7 +31,7 @@ class ModelHandle:
     @classmethod
     def open(
         cls,
-        name: str | None,
+        name: str | os.PathLike[str] | None,
         *,
         device: str | torch.device | None,
         dtype: str | torch.dtype | None,
@@ -45,8 +46,9 @@ class ModelHandle:
         Args are those of ``EmbeddingModel.load``, and ``check``, which raises where the model is not of the kind that
         is wanted; it is called before the weights are read.
         """
-        if name is not None and not isinstance(name, str):
-            raise InputTypeError(f"name must be a string or None, not {type(name).__name__}")
+        if name is not None and not isinstance(name, str | os.PathLike):
+            raise InputTypeError(f"name must be a string, a path or None, not {type(name).__name__}")
+        name = None if name is None else os.fspath(name)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
         chosen_attention = choose_attention(attention)
@@ -54,11 +56,11 @@ class ModelHandle:
         checkpoint = load_checkpoint(folder, attend_to_mask=attend_to_mask)
         check(checkpoint)
         source = {
-            "name": name,
+            "name": folder.name if folder.revision or folder.name == MINI else str(folder.path),
             "device": str(chosen_device),
             "dtype": str(chosen_dtype).removeprefix("torch."),
             "attention": chosen_attention,
-            "revision": checkpoint.identity.revision,
+            "revision": None if folder.name == MINI else folder.revision,
             "local_files_only": local_files_only,
         }
         if attend_to_mask is not None:

@@ -1,12 +1,12 @@
 """What a caller asked of an encoding, checked against what the model can do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.config import ModelConfig
 from mgte_rag.engine import Wanted
-from mgte_rag.errors import InvalidOptionError, UnsupportedOutputError
+from mgte_rag.errors import InvalidOptionError, UnsupportedOutputError, shown
 from mgte_rag.tokenization import check_texts
 from mgte_rag.types import Output, Role
 
@@ -80,9 +80,10 @@ def check_options(
 def _check_outputs(name: str, asked: Sequence[Output] | None, there: tuple[Output, ...]) -> tuple[Output, ...]:
     if asked is None:
         return there[:1]  # dense comes first
-    outputs: tuple[Output, ...] = (asked,) if isinstance(asked, str) else tuple(asked)  # type: ignore[assignment]
+    is_list = isinstance(asked, Iterable) and not isinstance(asked, str)
+    outputs: tuple[Output, ...] = tuple(asked) if is_list else (asked,)  # type: ignore[assignment]
     if not outputs or any(output not in there for output in outputs):
-        raise UnsupportedOutputError(f"outputs={asked!r}: the model {name!r} has {', '.join(there)}")
+        raise UnsupportedOutputError(f"outputs={shown(asked)}: the model {name!r} has {', '.join(there)}")
     return outputs
 
 
@@ -91,7 +92,7 @@ def _check_size(name: str, option: str, size: int | None, allowed: tuple[int, ..
         return allowed[-1] if allowed else 0
     if not allowed:
         raise InvalidOptionError(f"{option}={size!r}: the model {name!r} has no {head}")
-    if isinstance(size, bool) or size not in allowed:
+    if not isinstance(size, int) or isinstance(size, bool) or size not in allowed:
         raise InvalidOptionError(f"{option}={size!r}: the model {name!r} allows {', '.join(map(str, allowed))}")
     return size
 
@@ -101,7 +102,7 @@ def _check_max_length(checkpoint: Checkpoint, role: Role, max_length: int | None
     if max_length is None:
         return min(checkpoint.rules.default_length(role) or highest, highest)
     lowest = checkpoint.rules.min_length(role) + 1
-    if not isinstance(max_length, int) or not lowest <= max_length <= highest:
+    if not isinstance(max_length, int) or isinstance(max_length, bool) or not lowest <= max_length <= highest:
         raise InvalidOptionError(
             f"max_length={max_length!r}: the model {checkpoint.identity.name!r} reads {lowest} to {highest}"
         )

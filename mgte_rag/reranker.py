@@ -1,6 +1,7 @@
 """Queries and documents read together: scores."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,7 @@ class Reranker:
     @classmethod
     def load(
         cls,
-        name: str | None = None,
+        name: str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,

@@ -7,7 +7,7 @@ import torch
 
 from mgte_rag import scoring
 from mgte_rag.config import HybridWeights
-from mgte_rag.errors import InvalidOptionError
+from mgte_rag.errors import InputTypeError, InvalidOptionError, shown
 from mgte_rag.types import Encodings, Floats, Output, Similarity
 
 
@@ -29,8 +29,12 @@ def compare(
         mean_max_sim: MaxSim is divided by the number of the query's tokens.
 
     Raises:
+        InputTypeError: not encodings.
         InvalidOptionError: the two share no output, their sizes differ, or a weight names an output they lack.
     """
+    for side in (queries, documents):
+        if not isinstance(side, Encodings):
+            raise InputTypeError(f"similarity compares what encode_query and encode_document return, not {shown(side)}")
     scores: dict[Output, Floats] = {}
     if queries.dense is not None and documents.dense is not None:
         _check_widths("dim", queries.dense.shape[1], documents.dense.shape[1])

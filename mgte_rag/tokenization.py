@@ -1,7 +1,7 @@
 """Text and prompt to token ids."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from mgte_rag.errors import CheckpointError, InputTypeError
+from mgte_rag.errors import CheckpointError, InputTypeError, shown
 from mgte_rag.types import Bools, Integers
 
 # Characters looked at first for each token that is kept; English has 4 to 5.
 _HEAD_CHARACTERS_PER_TOKEN = 16
 _BLANK = re.compile(r"\s")
-
 
 # What the tokens with a role of their own are called in the tokenizers of published models.
 _UNSAID = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "<s>", "</s>", "<pad>", "<unk>")
@@ -60,12 +59,12 @@ def check_texts(texts: str | Iterable[str]) -> list[str]:
     """
     if isinstance(texts, str):
         return [texts]
-    if not isinstance(texts, Iterable):
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping | Set | bytes):
         raise InputTypeError(f"texts must be a string or a list of strings, not {type(texts).__name__}")
     listed = list(texts)
     for position, text in enumerate(listed):
         if not isinstance(text, str):
-            raise InputTypeError(f"texts[{position}] must be a string, not {type(text).__name__}: {text!r:.80}")
+            raise InputTypeError(f"texts[{position}] must be a string, not {type(text).__name__}: {shown(text)}")
     return listed
 
 
@@ -104,13 +103,16 @@ class TextTokenizer:
     def __init__(self, path: Path) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for any unreadable file
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            self._tokenizer.encode("\ue000")  # unknown to any vocabulary: fails now rather than at some text later
+            self._prefix, self._suffix = self._markers(path)
+        except CheckpointError:
+            raise
+        except Exception as error:  # the library raises bare Exception for any file it cannot use
             raise CheckpointError(
-                f"cannot read the tokenizer {path}: {error}. Fetch the model's folder again."
+                f"cannot use the tokenizer {path}: {error}. Fetch the model's folder again."
             ) from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._prefix, self._suffix = self._markers(path)
 
     def _markers(self, path: Path) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer puts before and after every text, such as [CLS] and [SEP]."""
@@ -139,10 +141,10 @@ class TextTokenizer:
                     )
         raise CheckpointError("the tokenizer changes texts when it joins them to a pair; this is not supported")
 
-    @property
+    @cached_property
     def vocabulary(self) -> int:
-        """Number of token ids, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """One more than the largest token id, added tokens included."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @property
     def prefix_length(self) -> int:

@@ -3,15 +3,16 @@
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mgte_rag.checkpoints import bert, gte, jina, modernbert, native, xlm_roberta
-from mgte_rag.checkpoints.family import Family, Names
+from mgte_rag.checkpoints import added_heads, bert, gte, jina, modernbert, native, xlm_roberta
+from mgte_rag.checkpoints.family import Family, Names, Reading
 from mgte_rag.checkpoints.fields import read_json
 from mgte_rag.checkpoints.source import ModelFolder, file_sha256
 from mgte_rag.checkpoints.weights import find_weights, read_tensors
@@ -111,6 +112,8 @@ class Checkpoint:
             raise CheckpointError(f"{file} has tensors both with and without the prefix {prefix!r} under one name")
         layouts = self.family.layouts(self.config)
         table = min(layouts, key=lambda layout: len(_sources(layout) - found.keys()))
+        if self.folder.heads is not None:
+            table = table | added_heads.names(self.config, self.folder.heads)
         missing = sorted(_sources(table) - found.keys())
         if missing:
             raise CheckpointError(
@@ -123,15 +126,30 @@ class Checkpoint:
                 f"{file} has {len(unexpected)} tensors that this project does not know, the first is "
                 f"{unexpected[0]!r}. Loading without them could give wrong vectors, so it is refused."
             )
-        return table, {ours: _stacked([tensors[found[name]] for name in theirs]) for ours, theirs in table.items()}
+        for name in sorted(_sources(table)):
+            _check_numbers(tensors[found[name]], f"{file}: {name}")
+        return table, {ours: _stacked(file, theirs, tensors, found) for ours, theirs in table.items()}
 
 
 def _sources(layout: Names) -> set[str]:
     return {name for group in layout.values() for name in group}
 
 
-def _stacked(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+def _stacked(file: Path, names: tuple[str, ...], tensors: dict[str, Tensor], found: dict[str, str]) -> Tensor:
+    parts = [tensors[found[name]] for name in names]
+    if len(parts) == 1:
+        return parts[0]
+    if any(not part.ndim or part.shape[1:] != parts[0].shape[1:] for part in parts):
+        shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in zip(names, parts, strict=True))
+        raise CheckpointError(f"{file}: the shapes of {shapes} do not fit together")
+    return torch.cat(parts)
+
+
+def _check_numbers(tensor: Tensor, name: str) -> None:
+    if tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        raise CheckpointError(f"{name} holds {tensor.dtype}; supported are floats of 16, 32 and 64 bits")
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"{name} holds NaN or infinity; fetch the model's folder again")
 
 
 def _is_kept_in_fp32(name: str, tensor: Tensor) -> bool:
@@ -154,20 +172,18 @@ def load_checkpoint(folder: ModelFolder, *, attend_to_mask: bool | None = None) 
         CheckpointError: a file is missing or damaged, or the model is of a kind this project does not know.
         InvalidOptionError: attend_to_mask for a model that does not fill its queries up.
     """
-    content = read_json(folder.path / "config.json")
-    family = next((family for family in FAMILIES.values() if family.recognises(content)), None)
-    if family is None:
-        raise CheckpointError(
-            f"{folder.path / 'config.json'} has model_type {content.get('model_type')!r}; "
-            f"supported are {', '.join(sorted(FAMILIES))}"
-        )
-    reading = family.read(folder, content)
+    family, reading = _read(folder)
     config = reading.config if attend_to_mask is None else _with_attention(folder, reading.config, attend_to_mask)
     tokenizer = TextTokenizer(folder.path / "tokenizer.json")
     if tokenizer.vocabulary > config.encoder.vocabulary:
         raise CheckpointError(
             f"{folder.path}: the tokenizer has {tokenizer.vocabulary} tokens, the encoder embeddings for only "
             f"{config.encoder.vocabulary}; the two files belong to different models"
+        )
+    if config.max_length <= tokenizer.min_length:
+        raise CheckpointError(
+            f"{folder.path}: the model reads {config.max_length} tokens, and its tokenizer's markers alone are "
+            f"{tokenizer.min_length}"
         )
     if config.licence is not None:
         _tell_licence(folder.name, config.licence)
@@ -180,6 +196,24 @@ def load_checkpoint(folder: ModelFolder, *, attend_to_mask: bool | None = None) 
         head_files=reading.head_files,
         family=family,
     )
+
+
+def _read(folder: ModelFolder) -> tuple[Family, Reading]:
+    """The folder's family and what it makes of the folder's settings, heads added to it included."""
+    path = folder.path / "config.json"
+    content = read_json(path)
+    try:
+        family = next((family for family in FAMILIES.values() if family.recognises(content)), None)
+        if family is None:
+            raise CheckpointError(
+                f"{path} has model_type {content.get('model_type')!r}; supported are {', '.join(sorted(FAMILIES))}"
+            )
+        reading = family.read(folder, content)
+        return family, reading if folder.heads is None else added_heads.add(reading, folder.heads)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the settings in {folder.path} are malformed ({type(error).__name__}: {error}); fetch the folder again"
+        ) from error
 
 
 def _with_attention(folder: ModelFolder, config: ModelConfig, attend_to_mask: bool) -> ModelConfig:
@@ -196,11 +230,25 @@ def _tell_licence(name: str, licence: str) -> None:
     _log.warning("the model %r has the licence %s", name, licence)
 
 
+_CHANGES_NO_VECTOR = ("licence", "weights")
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What changes a vector, where it is not the default: settings added by later releases change no fingerprint."""
+    settings = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if value != default and field.name not in _CHANGES_NO_VECTOR:
+            settings[field.name] = _settings(value) if is_dataclass(value) else value
+    return settings
+
+
 def _identify(folder: ModelFolder, config: ModelConfig, head_files: tuple[str, ...]) -> ModelIdentity:
     files = [*find_weights(folder.path), *(folder.path / name for name in head_files), folder.path / "tokenizer.json"]
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
         raise CheckpointError(f"{missing} is missing: the model has a head in it; fetch the model's folder again")
-    parts = [*(file_sha256(file) for file in files), json.dumps(asdict(config), sort_keys=True)]
+    parts = [*(file_sha256(file) for file in files), json.dumps(_settings(config), sort_keys=True)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return ModelIdentity(name=folder.name, revision=folder.revision, fingerprint=fingerprint)

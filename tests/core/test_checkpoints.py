@@ -77,12 +77,82 @@ def test_a_config_that_is_no_json_is_an_error_naming_it(folder: Path) -> None:
         ({"num_attention_heads": 5}, "hidden size 32 is not a multiple of the 5 attention heads"),
         ({"vocab_size": 4}, "the encoder embeddings for only 4"),
         ({"num_hidden_layers": "six"}, "layers = 'six'"),
+        ({"type_vocab_size": True}, "token_types = True"),
+        ({"layer_norm_eps": None}, "norm_eps = None"),
+        ({"layer_norm_eps": "x"}, "norm_eps = 'x'"),
     ],
 )
 def test_a_config_this_project_cannot_honour_is_an_error(folder: Path, changes: dict, message: str) -> None:
     change_json(folder / "config.json", **changes)
     with pytest.raises(CheckpointError, match=message):
         EmbeddingModel.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", '{"model_type": ["bert"]}', "model_type \\['bert'\\]"),
+        ("config.json", "[" * 100_000, "cannot read"),
+        ("modules.json", '["a"]', "malformed"),
+        ("modules.json", '[{"type": "a.Pooling"}, {"type": "b.Pooling"}]', "one kind of module twice"),
+        ("sentence_bert_config.json", '{"max_seq_length": "abc"}', "max_seq_length is 'abc'"),
+        (
+            "sentence_bert_config.json",
+            '{"max_seq_length": 2}',
+            "markers alone are 2",
+        ),
+        ("sentence_bert_config.json", '{"do_lower_case": true}', "do_lower_case"),
+        ("config_sentence_transformers.json", '{"prompts": {"query": null}}', "prompts must be names and their texts"),
+        ("config_sentence_transformers.json", '{"prompts": [1]}', "prompts must be names and their texts"),
+        (
+            "1_Pooling/config.json",
+            '{"pooling_mode_mean_tokens": true, "include_prompt": false}',
+            "leaves the prompt",
+        ),
+        ("tokenizer.json", '{"model": {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "[UNK]"}}', "tokenizer"),
+    ],
+)
+def test_a_malformed_file_is_an_error_of_ours_saying_which(folder: Path, file: str, content: str, message: str) -> None:
+    (folder / file).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        EmbeddingModel.load(str(folder))
+
+
+def test_a_token_id_beyond_the_embeddings_is_an_error(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["far"] = 999_999
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="has 1000000 tokens"):
+        EmbeddingModel.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to(torch.int8), "torch.int8; supported are floats"),
+        (lambda t: t.to(torch.complex64), "torch.complex64; supported are floats"),
+        (lambda t: torch.full_like(t, torch.nan), "holds NaN or infinity"),
+    ],
+    ids=["int8", "complex64", "nan"],
+)
+def test_numbers_that_are_no_weights_are_refused(folder: Path, change, message: str) -> None:
+    name = "encoder.layer.0.attention.self.value.weight"
+    change_tensors(folder, lambda tensors: tensors.update({name: change(tensors[name])}))
+    with pytest.raises(CheckpointError, match=message):
+        EmbeddingModel.load(str(folder))
+
+
+@pytest.mark.parametrize("shape", [(32, 10), ()])
+def test_projections_that_do_not_fit_together_are_refused(folder: Path, shape: tuple) -> None:
+    name = "encoder.layer.0.attention.self.value.weight"
+    change_tensors(folder, lambda tensors: tensors.update({name: torch.zeros(shape)}))
+    with pytest.raises(CheckpointError, match="do not fit together"):
+        EmbeddingModel.load(str(folder))
+
+
+def test_the_fingerprint_of_an_unchanged_model_is_the_same_in_every_release(mini: EmbeddingModel) -> None:
+    # It changes only with mini's heads: then every index written before has to be made again.
+    assert mini.identity.fingerprint == "2a51588958323c5a47b8b89a7cb512e8d4fe34890d407885d33454cb881b809e"
 
 
 def test_a_config_without_a_needed_field_is_an_error_naming_it(folder: Path) -> None:

@@ -3,7 +3,10 @@
 import asyncio
 import copy
 import gc
+import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,9 +34,9 @@ HOSTILE = {
 
 
 def test_the_default_says_what_it_can_do(mini: EmbeddingModel) -> None:
-    assert mini.outputs == ("dense",)
+    assert mini.outputs == ("dense", "sparse", "multi_vector")
     assert mini.dims == (384,)
-    assert mini.token_dims == ()
+    assert mini.token_dims == (32, 64, 96, 128)
     assert mini.max_length == 256
     assert mini.prompts == {"query": "", "document": ""}
     assert "mini" in repr(mini)
@@ -131,10 +134,10 @@ def test_a_max_length_the_model_does_not_have_is_an_error_giving_its_range(mini:
         mini.encode_document("text", max_length=max_length)
 
 
-@pytest.mark.parametrize("outputs", [["sparse"], ["dense", "multi_vector"], "sparse", ["no such"], []])
-def test_an_output_without_a_head_is_an_error_naming_those_there_are(mini: EmbeddingModel, outputs) -> None:
-    with pytest.raises(UnsupportedOutputError, match="'mini' has dense"):
-        mini.encode_document("text", outputs=outputs)
+@pytest.mark.parametrize("outputs", [["sparse"], ["dense", "multi_vector"], "sparse", ["no such"], [], 5])
+def test_an_output_without_a_head_is_an_error_naming_those_there_are(tiny_bert: Path, outputs) -> None:
+    with EmbeddingModel.load(str(tiny_bert)) as tiny, pytest.raises(UnsupportedOutputError, match="has dense"):
+        tiny.encode_document("text", outputs=outputs)
 
 
 def test_a_dim_the_model_was_not_trained_for_is_an_error_listing_those_it_was(mini: EmbeddingModel) -> None:
@@ -143,9 +146,20 @@ def test_a_dim_the_model_was_not_trained_for_is_an_error_listing_those_it_was(mi
     assert mini.encode_document("text", dim=384).dense.shape == (1, 384)
 
 
-def test_a_token_dim_without_a_late_interaction_head_is_an_error(mini: EmbeddingModel) -> None:
-    with pytest.raises(InvalidOptionError, match="no late-interaction head"):
-        mini.encode_document("text", token_dim=64)
+def test_a_token_dim_without_a_late_interaction_head_is_an_error(tiny_bert: Path) -> None:
+    with EmbeddingModel.load(str(tiny_bert)) as tiny, pytest.raises(InvalidOptionError, match="no late-interaction"):
+        tiny.encode_document("text", token_dim=64)
+
+
+@pytest.mark.parametrize("texts", [{"a": 1}, {"a"}, b"abc"])
+def test_a_collection_that_is_no_list_of_texts_is_an_error(mini: EmbeddingModel, texts: object) -> None:
+    with pytest.raises(InputTypeError, match=f"list of strings, not {type(texts).__name__}"):
+        mini.encode_document(texts)  # type: ignore[arg-type]
+
+
+def test_similarity_of_anything_but_encodings_is_an_error(mini: EmbeddingModel) -> None:
+    with pytest.raises(InputTypeError, match="not 'a'"):
+        mini.similarity("a", mini.encode_document("b"))  # type: ignore[arg-type]
 
 
 def test_an_unknown_option_is_an_error(mini: EmbeddingModel) -> None:
@@ -227,6 +241,8 @@ def test_pickles_and_copies_are_references_that_share_the_weights(mini: Embeddin
     ("options", "message"),
     [
         ({"device": "tpu"}, "is not a device|is not on this machine"),
+        ({"device": "cpu:5"}, "it has 1 of cpu"),
+        ({"device": ["cpu"]}, "is not a device"),
         ({"dtype": "int8"}, "dtype 'int8' is not supported; choose one of auto, float32"),
         ({"dtype": torch.float64}, "choose one of auto"),
         ({"attention": "xformers"}, "attention 'xformers' is not supported; choose one of auto, sdpa"),
@@ -244,8 +260,43 @@ def test_a_device_that_is_not_there_is_an_error_naming_those_that_are() -> None:
 
 
 def test_a_name_that_is_no_string_is_an_error() -> None:
-    with pytest.raises(InputTypeError, match="name must be a string or None, not int"):
+    with pytest.raises(InputTypeError, match="name must be a string, a path or None, not int"):
         EmbeddingModel.load(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu"), torch.device("cpu", 0)])
+def test_one_device_by_many_names_holds_one_copy(mini: EmbeddingModel, device) -> None:
+    with EmbeddingModel.load(device=device) as model:
+        assert model._engine is mini._engine
+
+
+def test_a_revision_of_something_that_is_not_on_the_hub_is_an_error(tiny_bert: Path) -> None:
+    for name in (None, "mini", str(tiny_bert)):
+        with pytest.raises(InvalidOptionError, match="only models of the hub have revisions"):
+            EmbeddingModel.load(name, revision="main")
+
+
+def test_a_folder_may_be_a_path_and_its_pickle_works_from_anywhere(tiny_bert: Path, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tiny_bert.parent)
+    with EmbeddingModel.load(Path(tiny_bert.name)) as model:
+        monkeypatch.chdir(tmp_path)
+        with pickle.loads(pickle.dumps(model)) as again:
+            assert again._engine is model._engine
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_computes_what_its_parent_does() -> None:
+    script = """
+import os
+from mgte_rag import EmbeddingModel
+model = EmbeddingModel.load(dtype="float32")
+expected = model.encode_query("before the fork").dense
+child = os.fork()
+if not child:
+    os._exit(0 if abs(model.encode_query("before the fork").dense - expected).max() < 1e-5 else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
 
 
 def test_progress_goes_to_standard_error_only_when_asked_for(mini: EmbeddingModel, capfd) -> None:

@@ -73,9 +73,9 @@ def test_ten_kills_while_indexing_lose_no_acknowledged_document(
     folder, documents = tmp_path / "index", json.loads(documents_file.read_text())
     chance = random.Random(0)
     most = 0
-    for _ in range(10):
+    for trial in range(10):
         process = start_indexer(folder, documents_file)
-        lines = wait_for(process, "READY")
+        lines = wait_for(process, "ACKNOWLEDGED" if trial % 2 else "READY")
         time.sleep(chance.uniform(0, 0.8))
         most = max(most, acknowledged(lines + stop(process, signal.SIGKILL)))
         with HybridCollection.open(folder, model=mini) as collection:

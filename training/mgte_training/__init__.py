@@ -1,0 +1,1 @@
+"""Producing and fine-tuning models."""

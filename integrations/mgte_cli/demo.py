@@ -43,7 +43,7 @@ def positive(text: str) -> int:
     return number
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     """Index what is not indexed yet, then answer."""
     from langchain_mgte import MGTERetriever  # all on use: other commands need no extra and answer at once
     from mgte_cli.stdlib_docs import collect
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
                 answer(retriever, question)
     if not options.question:
         print_next_commands()
+    return 0
 
 
 def answer(retriever: "MGTERetriever", question: str) -> None:

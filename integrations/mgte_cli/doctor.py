@@ -21,7 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.set_defaults(run=run)
 
 
-def run(_options: argparse.Namespace) -> None:
+def run(_options: argparse.Namespace) -> int:
     """Print the report."""
     import torch  # on use: --version and --help answer at once
 
@@ -38,6 +38,7 @@ def run(_options: argparse.Namespace) -> None:
         installed = installed_version(package)
         state = f"{package} {installed}" if installed else f"missing: pip install 'mgte-rag[{extra}]'"
         print(f"  {extra:12} {purpose:38} {state}")
+    return 0
 
 
 def installed_version(package: str) -> str | None:

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, or 1 after an error of this project's (its message goes to standard error), or 130 after Ctrl-C.
+        the command's own status, or 1 after an error of this project's (its message goes to standard error), or 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="mgte-rag", description="Retrieval that is good, fast and yours.")
     parser.add_argument("--version", action="version", version=f"mgte-rag {__version__}")
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        status: int = options.run(options)
         sys.stdout.flush()
     except MGTEError as error:
         print(f"mgte-rag: {error}", file=sys.stderr)
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of a pipe, head say, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from transformers import (
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "under", "tree", "and", "then", "a", "query", "猫", "é"]
 SIZES = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
 HEAD_DIM = 16
+PACKAGE = "sentence_transformers.models"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -181,9 +182,14 @@ def write(
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(flags))
 
 
-def write_modules(folder: Path, kinds: dict[str, str], package: str = "sentence_transformers") -> None:
+def write_modules(folder: Path, kinds: dict[str, str]) -> None:
     modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"{package}.models.{kind}"}
+        {
+            "idx": i,
+            "name": str(i),
+            "path": path,
+            "type": kind if "." in kind else f"sentence_transformers.models.{kind}",
+        }
         for i, (path, kind) in enumerate(kinds.items())
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
@@ -497,7 +503,7 @@ def make_moderncolbert(folder: Path) -> Published:
     config = modernbert_config(tokenizer)
     reference = randomise(ModernBertModel(config))
     write(folder, original_modernbert_config(config, "ModernBertModel"), reference.state_dict(), tokenizer)
-    write_modules(folder, {"": "Transformer", "1_Dense": "Dense"}, package="pylate")
+    write_modules(folder, {"": "Transformer", "1_Dense": "pylate.models.Dense.Dense"})
     (folder / "1_Dense").mkdir()
     dense = {
         "in_features": 64,
@@ -509,6 +515,7 @@ def make_moderncolbert(folder: Path) -> Published:
     weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(3))
     save_file({"linear.weight": weight}, folder / "1_Dense" / "model.safetensors")
     options = {
+        "model_type": "ColBERT",
         "query_prefix": "[Q] ",
         "document_prefix": "[D] ",
         "query_length": 32,

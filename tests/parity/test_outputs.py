@@ -1,6 +1,7 @@
 """Dense, sparse and token vectors against the published conventions, written out naively."""
 
 import asyncio
+import json
 import string
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from sentence_transformers import MultiVectorEncoder
 from tokenizers import Tokenizer
 
 from mgte_rag import EmbeddingModel, InvalidOptionError, UnsupportedOutputError
@@ -139,6 +141,19 @@ def test_documents_have_a_marker_and_no_vector_for_punctuation(published: Callab
         kept = [i for i, index in enumerate(row_ids.tolist()) if index not in punctuation]
         np.testing.assert_allclose(rows, projected(case, states)[kept], atol=1e-5)
     assert len(ours[0]) < len(ids[0])
+
+
+def test_pylates_layout_gives_the_vectors_that_sentence_transformers_gives(copy_of: Callable[..., Any]) -> None:
+    folder = copy_of("GTE-ModernColBERT-v1").folder
+    roles = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    content = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", **roles}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    peer = MultiVectorEncoder(str(folder), device="cpu")
+    with EmbeddingModel.load(str(folder), dtype="float32") as model:
+        queries, documents = (encode(TEXTS).multi_vector for encode in (model.encode_query, model.encode_document))
+    theirs = [*peer.encode_query(TEXTS), *peer.encode_document(TEXTS)]
+    for rows, expected in zip([*queries, *documents], theirs, strict=True):
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
 def test_a_query_longer_than_32_tokens_is_cut_unless_max_length_says_otherwise(published: Callable[[str], Any]) -> None:

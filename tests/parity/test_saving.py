@@ -142,6 +142,25 @@ def test_a_reranker_export_loads_in_sentence_transformers(
     np.testing.assert_allclose(peer.predict(PAIRS, activation_fn=torch.nn.Identity()), scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", DENSE)
+def test_an_export_loads_here_again(published: Callable[[str], Any], tmp_path: Path, name: str) -> None:
+    with EmbeddingModel.load(str(published(name).folder), dtype="float32") as model:
+        model.export(tmp_path / "exported")
+        with EmbeddingModel.load(str(tmp_path / "exported"), dtype="float32") as again:
+            assert again.prompts == model.prompts
+            assert again.max_length == model.max_length
+            ours, theirs = model.encode_query(TEXTS).dense, again.encode_query(TEXTS).dense
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", RERANKERS)
+def test_a_reranker_export_loads_here_again(published: Callable[[str], Any], tmp_path: Path, name: str) -> None:
+    with Reranker.load(str(published(name).folder), dtype="float32") as model:
+        model.export(tmp_path / "exported")
+        with Reranker.load(str(tmp_path / "exported"), dtype="float32") as again:
+            np.testing.assert_allclose(again.score(PAIRS), model.score(PAIRS), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", EMBEDDING_MODELS)
 def test_an_exported_encoder_loads_in_transformers(published: Callable[[str], Any], tmp_path: Path, name: str) -> None:
     case = published(name)

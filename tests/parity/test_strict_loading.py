@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mgte_rag import CheckpointError, EmbeddingModel, Reranker
-from mgte_rag.checkpoints import loading
+from mgte_rag.checkpoints import loading, source
 
 FAMILIES = {
     "gte-multilingual-base": "new.encoder.layer.2.attention.o_proj.bias",
@@ -183,6 +183,21 @@ def test_rotary_tables_in_a_checkpoint_are_ignored(
         EmbeddingModel.load(str(published("gte-multilingual-base").folder), dtype="float32") as whole,
     ):
         np.testing.assert_array_equal(damaged.encode_query("cat").dense, whole.encode_query("cat").dense)
+
+
+@pytest.mark.parametrize(("name", "fetches"), [("bge-m3", 2), ("gte-multilingual-base", 1)])
+def test_pickled_weights_are_fetched_only_from_where_there_are_no_others(
+    published: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, name: str, fetches: int
+) -> None:
+    asked = []
+
+    def download(hub_id: str, *, allow_patterns: list[str], **_: object) -> str:  # the hub is a remote server
+        asked.append("pytorch_model.bin" in allow_patterns)
+        return str(published(name).folder)
+
+    monkeypatch.setattr(source, "snapshot_download", download)
+    EmbeddingModel.load(f"org/{name}").close()
+    assert asked == [False, True][:fetches]
 
 
 def test_shards_load_as_the_whole_file(copy_of: Callable[..., Any], published: Callable[[str], Any]) -> None:

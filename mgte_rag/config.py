@@ -91,8 +91,15 @@ class EncoderConfig:
             _check_count(self, name, lowest=1)
         for name in ("token_types", "position_offset"):
             _check_count(self, name, lowest=0)
-        if not isinstance(self.norm_eps, float | int) or not 0 < self.norm_eps < 1:
-            raise CheckpointError(f"the model's configuration gives norm_eps = {self.norm_eps!r}; 0 to 1 is needed")
+        for name in ("pre_norm", "norm_bias", "attention_bias", "up_bias", "down_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise CheckpointError(
+                    f"the model's configuration gives {name} = {getattr(self, name)!r}; true or false"
+                )
+        if not isinstance(self.norm_eps, float | int) or not self.norm_eps > 0:
+            raise CheckpointError(
+                f"the model's configuration gives norm_eps = {self.norm_eps!r}; a number above 0 is needed"
+            )
         _check_choice(self, "norm", Norm)
         _check_choice(self, "gate", Gate)
         if self.hidden % self.heads:
@@ -223,7 +230,7 @@ class ModelConfig:
 
 def _check_count(config: Any, name: str, *, lowest: int) -> None:
     value = getattr(config, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise CheckpointError(
             f"the model's configuration gives {name} = {value!r}; a whole number from {lowest} on is needed"
         )

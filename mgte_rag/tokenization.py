@@ -128,7 +128,7 @@ class TextTokenizer:
         first, second = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in "ab")
         marked = self._tokenizer.encode("a", "b", add_special_tokens=True)
         ids, types = marked.ids, marked.type_ids
-        for start in range(len(ids)):
+        for start in range(len(ids)) if first and second else ():
             middle = start + len(first)
             for later in range(middle, len(ids) - len(second) + 1):
                 end = later + len(second)

@@ -212,7 +212,8 @@ def _read(folder: ModelFolder) -> tuple[Family, Reading]:
         return family, reading if folder.heads is None else added_heads.add(reading, folder.heads)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"the settings in {folder.path} are malformed ({type(error).__name__}: {error}); fetch the folder again"
+            f"{folder.path}: a configuration file is malformed, a field of the wrong kind perhaps "
+            f"({type(error).__name__}: {error}); fetch the model's folder again"
         ) from error
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgte_rag.nn.packing import PackedBatch
-from mgte_rag.nn.rotary import Rotation, rotate
+from mgte_rag.nn.rotary import Rotation, rotate, rotate_in_place
 
 # Queries of one call in local layers: each sees this many keys and the window on both sides, so that the work grows
 # with the length and not with its square.
@@ -101,6 +101,8 @@ class SelfAttention(nn.Module):
     def forward(self, hidden: Tensor, batch: PackedBatch, turn: Rotation | None = None) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]; ``turn`` are the batch's rotary positions, if it has any."""
         qkv = self.qkv(hidden).unflatten(-1, (3, self.heads, -1))  # [tokens, 3, heads, head_dim]
-        if turn is not None:
+        if turn is not None and torch.is_grad_enabled():
             qkv = torch.cat([rotate(qkv[:, :2], turn), qkv[:, 2:]], dim=1)
+        elif turn is not None:
+            rotate_in_place(qkv[:, :2], turn)
         return self.out(attend(qkv, batch, self.window))

@@ -166,6 +166,15 @@ def test_mgte_with_absolute_positions_and_either_norm_equals_a_naive_loop(
     torch.testing.assert_close(ours.double(), naive_gte(case.folder, ids), atol=1e-5, rtol=0)
 
 
+def test_hidden_states_are_the_same_with_and_without_gradients(published: Callable[[str], Any]) -> None:
+    encoder = load_checkpoint(find_model(str(published("gte-modernbert-base").folder))).load_encoder(CPU, torch.float32)
+    batch = pack([np.arange(5, 25, dtype=np.int32) % 20], CPU)
+    with torch.inference_mode():
+        without = encoder(batch)
+    encoder.requires_grad_(True)
+    torch.testing.assert_close(encoder(batch).detach(), without, atol=1e-6, rtol=0)
+
+
 def test_gradients_reach_every_parameter_after_inference_has_filled_the_caches(
     published: Callable[[str], Any],
 ) -> None:

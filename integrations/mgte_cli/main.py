@@ -13,7 +13,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        the command's own status, or 1 after an error of this project's (its message goes to standard error), or 130 after Ctrl-C.
+        The command's own status, 0 where all is well; 1 after an error of this project's, whose message goes to
+        standard error; 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="mgte-rag", description="Retrieval that is good, fast and yours.")
     parser.add_argument("--version", action="version", version=f"mgte-rag {__version__}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 
 from mgte_rag.checkpoints import source
 
@@ -18,7 +19,7 @@ def test_the_readme_has_its_blocks() -> None:
     assert len(BLOCKS) == README.count("```python")
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=[re.findall(r"import (\w+)\n", block)[-1] for block in BLOCKS])
+@pytest.mark.parametrize("block", BLOCKS, ids=[re.findall(r"import ([\w, ]+)\n", block)[-1] for block in BLOCKS])
 def test_a_block_of_the_readme_runs(
     block: str,
     tmp_path: Path,
@@ -27,15 +28,26 @@ def test_a_block_of_the_readme_runs(
     make_tiny_bert: Callable[..., Path],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # The hub is a remote server: it gives a tiny model of the same layout as the one the block asks for.
-    monkeypatch.setattr(source, "snapshot_download", lambda *args, **options: str(make_tiny_bert(pooling="cls")))
+
+    def download(hub_id: str, **options: object) -> str:
+        """The hub is a remote server: it gives a tiny model of the kind that the block asks for."""
+        return str(tiny_reranker(make_tiny_bert()) if "reranker" in hub_id else make_tiny_bert(pooling="cls"))
+
+    monkeypatch.setattr(source, "snapshot_download", download)
     names: dict[str, object] = {}
     exec(compile(block, "README.md", "exec"), names)
     if "retriever" in names:
         assert "Most birds can fly." in capsys.readouterr().out
-    for closable in ("retriever", "model"):
+    for closable in ("retriever", "model", "reranker"):
         if closable in names:
             getattr(names[closable], "collection", names[closable]).close()
+
+
+def tiny_reranker(folder: Path) -> Path:
+    """Turns a tiny BERT into a cross-encoder."""
+    config = BertConfig.from_pretrained(folder, num_labels=1)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return folder
 
 
 def test_every_extra_is_in_the_readmes_table() -> None:

@@ -19,7 +19,7 @@ def _has_fast_16_bit_attention(device_type: str) -> bool:
     """Whether attention in 16 bits pays there.
 
     On CPUs only with matrix tiles (AMX): twice the fp32 speed at 512 tokens there, while on AVX-512 alone it is no
-    faster and for some shapes many times slower (BENCHMARKS.md).
+    faster and for some shapes many times slower (measured with torch 2.13).
     """
     return device_type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
 

@@ -68,12 +68,12 @@ def acknowledged(lines: list[str]) -> int:
 
 
 def test_ten_kills_while_indexing_lose_no_acknowledged_document(
-    tmp_path: Path, documents_file: Path, mini: EmbeddingModel
+    tmp_path: Path, documents_file: Path, mini: EmbeddingModel, request: pytest.FixtureRequest
 ) -> None:
     folder, documents = tmp_path / "index", json.loads(documents_file.read_text())
     chance = random.Random(0)
     most = 0
-    for trial in range(10):
+    for trial in range(30 if request.config.getoption("--run-slow") else 10):
         process = start_indexer(folder, documents_file)
         lines = wait_for(process, "ACKNOWLEDGED" if trial % 2 else "READY")
         time.sleep(chance.uniform(0, 0.8))

@@ -279,6 +279,8 @@ class EmbeddingModel:
     def save(self, folder: str | Path) -> None:
         """Write the model, heads included, to a new or empty folder that ``load`` reads back without any loss.
 
+        The copy's vectors are the same; its files are others, and so is its fingerprint.
+
         Raises:
             InvalidOptionError: the folder is not empty.
         """

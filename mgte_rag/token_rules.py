@@ -59,6 +59,8 @@ class TokenRules:
             if tokenizer.mask_id is None:
                 raise CheckpointError("the model fills its queries with mask tokens, and its tokenizer has none")
             self._mask_id = tokenizer.mask_id
+        # The symbol itself is looked up, as PyLate and sentence-transformers do; Stanford's ColBERT takes the first
+        # token of the encoded symbol, which in a sentencepiece vocabulary may be the blank before it.
         ids = [tokenizer.token_id(token) for token in head.skipped]
         self._skipped = np.array([i for i in ids if i is not None], dtype=np.int32)
 

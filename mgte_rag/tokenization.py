@@ -147,6 +147,12 @@ class TextTokenizer:
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @property
+    def lower_cases(self) -> bool:
+        """Whether the tokenizer itself makes texts lower case."""
+        normalizer = self._tokenizer.normalizer
+        return normalizer is not None and "abc" in normalizer.normalize_str("ABC")
+
+    @property
     def prefix_length(self) -> int:
         """Markers before every text."""
         return len(self._prefix)

@@ -208,6 +208,8 @@ def _config(target: Target, config: ModelConfig, tokenizer: TextTokenizer) -> di
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
     }
+    if config.classifier is not None:  # else a CrossEncoder would put a sigmoid on the logit
+        content["sentence_transformers"] = {"activation_fn": "torch.nn.modules.linear.Identity"}
     if config.classifier is not None and target.model_type == "modernbert":
         content |= {
             "classifier_pooling": config.classifier.pooling,

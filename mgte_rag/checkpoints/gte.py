@@ -50,13 +50,15 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
     )
     is_reranker = has_architecture(config, "ForSequenceClassification")
     is_language_model = has_architecture(config, "ForMaskedLM")
+    if is_language_model:
+        require(path, config, {"tie_word_embeddings": True})
     is_hybrid = has_architecture(config, "ForTokenClassification")  # the released dense and sparse model
     query_prompt, document_prompt = prompts_of(folder)
     return Reading(
         ModelConfig(
             encoder=encoder,
             pooling=None if is_reranker or is_language_model else read_pooling(path, default="cls"),
-            dims=tuple(range(_MATRYOSHKA_STEP, encoder.hidden + 1, _MATRYOSHKA_STEP)) if is_hybrid else (),
+            dims=(*range(_MATRYOSHKA_STEP, encoder.hidden, _MATRYOSHKA_STEP), encoder.hidden) if is_hybrid else (),
             max_length=read_max_length(path, default=encoder.longest),
             query_prompt=query_prompt,
             document_prompt=document_prompt,
@@ -136,5 +138,13 @@ FAMILY = Family(
     layouts=layouts,
     prefixes=("new.", "gte."),
     # Rotary tables are computed; the language model's output table is the word embeddings under a second name.
-    unused=("embeddings.position_ids", "*.inv_freq", "*.cos_cached", "*.sin_cached", "lm_head.decoder.weight"),
+    unused=(
+        "embeddings.position_ids",
+        "*.inv_freq",
+        "*.cos_cached",
+        "*.sin_cached",
+        "lm_head.decoder.weight",
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+    ),
 )

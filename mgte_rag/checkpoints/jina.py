@@ -20,15 +20,20 @@ from mgte_rag.checkpoints.sentence_transformers_files import read_max_length, re
 from mgte_rag.checkpoints.source import ModelFolder
 from mgte_rag.checkpoints.weights import find_weights, tensor_rows
 from mgte_rag.config import ClassifierConfig, EncoderConfig, ModelConfig, MultiVectorConfig
+from mgte_rag.errors import CheckpointError
 
 _SUPPORTED = {"hidden_act": "gelu", "rotary_emb_scale_base": None, "rotary_emb_interleaved": False, "is_decoder": False}
+_WHOLE_HEAD = (None, 0, 0.0, 1.0)  # what rotary_emb_dim and rotary_emb_fraction may be: every component turns
 _DEFAULT_THETA = 10_000.0  # the reference configuration's own default; files that lack the field were made with it
+_TRANSFORMERS_TYPE = "jina_embeddings_v3"
 _PROJECTION = "linear"
 _LICENCE = "CC BY-NC 4.0 (no commercial use) for the weights that Jina AI publishes in this layout"
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
     """Whether a config.json of ``model_type`` "xlm-roberta" is of this variant, by the fields that only it has."""
+    if config.get("model_type") == _TRANSFORMERS_TYPE:
+        return True
     classes = [*(config.get("architectures") or ()), *(config.get("auto_map") or {}).values()]
     return config.get("model_type") in ("xlm-roberta", "xlm-roberta-flash") and (
         config.get("position_embedding_type") == "rotary"
@@ -45,7 +50,8 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
     """
     path = folder.path
     require(path, config, _SUPPORTED)
-    is_rotary = choose(path, config, "position_embedding_type", ("rotary", "absolute"), "absolute") == "rotary"
+    default = "rotary" if config.get("model_type") == _TRANSFORMERS_TYPE else "absolute"
+    is_rotary = choose(path, config, "position_embedding_type", ("rotary", "absolute"), default) == "rotary"
     fields = take(path, config, {**ENCODER_FIELDS, "padding": "pad_token_id"})
     offset = fields.pop("padding") + 1
     encoder = EncoderConfig(
@@ -53,6 +59,9 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
         position_offset=0 if is_rotary else offset,
         rotary=_read_rotary(folder, config) if is_rotary else None,
     )
+    for field in ("rotary_emb_dim", "rotary_emb_fraction"):
+        if is_rotary and config.get(field) not in (*_WHOLE_HEAD, encoder.head_dim):
+            raise CheckpointError(f"{path}/config.json: {field} is {config[field]!r}; supported is the whole head")
     is_reranker = has_architecture(config, "ForSequenceClassification")
     is_colbert = has_architecture(config, "HF_ColBERT") or has_architecture(config, "ColBERTJinaRobertaModel")
     query_prompt, document_prompt = prompts_of(folder)
@@ -94,8 +103,9 @@ def _late_interaction(folder: ModelFolder) -> MultiVectorConfig:
 
 
 def layouts(config: ModelConfig) -> list[Names]:
-    """Jina's own names."""
-    return [_table(config, "encoder.layers.{}", "mixer.", ("Wqkv",), ("norm1", "norm2"), norm="emb_ln")]
+    """Jina's own names, and transformers'."""
+    original = _table(config, "encoder.layers.{}", "mixer.", ("Wqkv",), ("norm1", "norm2"), norm="emb_ln")
+    return [original, native_names(config)]
 
 
 def native_names(config: ModelConfig) -> Names:

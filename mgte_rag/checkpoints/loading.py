@@ -14,6 +14,7 @@ from torch import Tensor
 from mgte_rag.checkpoints import added_heads, bert, gte, jina, modernbert, native, xlm_roberta
 from mgte_rag.checkpoints.family import Family, Names, Reading
 from mgte_rag.checkpoints.fields import read_json
+from mgte_rag.checkpoints.sentence_transformers_files import asks_for_lower_case
 from mgte_rag.checkpoints.source import ModelFolder, file_sha256
 from mgte_rag.checkpoints.weights import find_weights, read_tensors
 from mgte_rag.config import ModelConfig
@@ -180,6 +181,11 @@ def load_checkpoint(folder: ModelFolder, *, attend_to_mask: bool | None = None) 
             f"{folder.path}: the tokenizer has {tokenizer.vocabulary} tokens, the encoder embeddings for only "
             f"{config.encoder.vocabulary}; the two files belong to different models"
         )
+    if asks_for_lower_case(folder.path) and not tokenizer.lower_cases:
+        raise CheckpointError(
+            f"{folder.path}/sentence_bert_config.json asks for do_lower_case, and the tokenizer keeps the case; "
+            f"supported is what the tokenizer itself does"
+        )
     if config.max_length <= tokenizer.min_length:
         raise CheckpointError(
             f"{folder.path}: the model reads {config.max_length} tokens, and its tokenizer's markers alone are "
@@ -206,7 +212,8 @@ def _read(folder: ModelFolder) -> tuple[Family, Reading]:
         family = next((family for family in FAMILIES.values() if family.recognises(content)), None)
         if family is None:
             raise CheckpointError(
-                f"{path} has model_type {content.get('model_type')!r}; supported are {', '.join(sorted(FAMILIES))}"
+                f"{path} has model_type {content.get('model_type')!r}; supported families are "
+                f"{', '.join(sorted(FAMILIES))}"
             )
         reading = family.read(folder, content)
         return family, reading if folder.heads is None else added_heads.add(reading, folder.heads)

@@ -1,7 +1,6 @@
 """Prompts that models were trained with and whose folders do not say so: they stand in the model cards only."""
 
 import re
-from pathlib import Path
 
 from mgte_rag.checkpoints.sentence_transformers_files import read_prompts
 from mgte_rag.checkpoints.source import ModelFolder
@@ -23,5 +22,8 @@ def prompts_of(folder: ModelFolder) -> tuple[str, str]:
     written = read_prompts(folder.path)
     if written is not None:
         return written
-    name = Path(folder.name).name.lower()
-    return next((prompts for pattern, prompts in _PUBLISHED.items() if re.fullmatch(pattern, name)), ("", ""))
+    for name in folder.published_names:
+        for pattern, prompts in _PUBLISHED.items():
+            if re.fullmatch(pattern, name):
+                return prompts
+    return "", ""

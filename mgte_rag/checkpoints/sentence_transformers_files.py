@@ -66,14 +66,18 @@ def read_max_length(folder: Path, *, default: int) -> int:
     config = _read(path)
     if not isinstance(config, dict):
         return default
-    if config.get("do_lower_case"):
-        raise CheckpointError(f"{path} asks for do_lower_case; supported is what the tokenizer itself does")
     stated = config.get("max_seq_length")
     if stated is None:
         return default
     if not isinstance(stated, int) or stated < 1:
         raise CheckpointError(f"{path}: max_seq_length is {stated!r}; a whole number above 0 is needed")
     return min(stated, default)
+
+
+def asks_for_lower_case(folder: Path) -> bool:
+    """``do_lower_case`` of ``sentence_bert_config.json``: texts are lower-cased before they are tokenised."""
+    config = _read(folder / "sentence_bert_config.json")
+    return isinstance(config, dict) and bool(config.get("do_lower_case"))
 
 
 def read_prompts(folder: Path) -> tuple[str, str] | None:

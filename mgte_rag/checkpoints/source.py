@@ -40,6 +40,17 @@ class ModelFolder:
     revision: str | None = None
     heads: Path | None = None
 
+    @property
+    def published_names(self) -> tuple[str, ...]:
+        """What the model may be called where it was published, in lower case, without the organisation.
+
+        The end of what the user called it, and of the folder's own path; in the hub's cache the path has the name
+        three levels up, "models--organisation--name/snapshots/commit".
+        """
+        in_cache = self.path.parent.name == "snapshots"
+        own = self.path.parent.parent.name.rsplit("--", 1)[-1] if in_cache else self.path.name
+        return Path(self.name).name.lower(), own.lower()
+
 
 def find_model(name: str | None, *, revision: str | None = None, local_files_only: bool = False) -> ModelFolder:
     """The folder of a model, fetched from the hub if need be.

@@ -4,7 +4,6 @@ Source: FlagEmbedding 7ed43d6 ``FlagEmbedding/finetune/embedder/encoder_only/m3/
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mgte_rag.checkpoints import bert
@@ -56,7 +55,7 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
 def _has_head_files(folder: ModelFolder) -> bool:
     """Whether the folder is bge-m3: it has the head files, or its name says that it should."""
     missing = [name for name in (SPARSE_FILE, MULTI_VECTOR_FILE) if not (folder.path / name).is_file()]
-    if len(missing) == 2 and Path(folder.name).name.lower() != "bge-m3":
+    if len(missing) == 2 and "bge-m3" not in folder.published_names:
         return False
     if missing:
         raise CheckpointError(

@@ -71,7 +71,7 @@ def test_a_config_that_is_no_json_is_an_error_naming_it(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba'; supported are bert"),
+        ({"model_type": "mamba"}, "model_type 'mamba'; supported families are bert"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; supported is 'gelu'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"num_attention_heads": 5}, "hidden size 32 is not a multiple of the 5 attention heads"),
@@ -101,7 +101,6 @@ def test_a_config_this_project_cannot_honour_is_an_error(folder: Path, changes: 
             '{"max_seq_length": 2}',
             "markers alone are 2",
         ),
-        ("sentence_bert_config.json", '{"do_lower_case": true}', "do_lower_case"),
         ("config_sentence_transformers.json", '{"prompts": {"query": null}}', "prompts must be names and their texts"),
         ("config_sentence_transformers.json", '{"prompts": [1]}', "prompts must be names and their texts"),
         (
@@ -116,6 +115,28 @@ def test_a_malformed_file_is_an_error_of_ours_saying_which(folder: Path, file: s
     (folder / file).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         EmbeddingModel.load(str(folder))
+
+
+def test_do_lower_case_is_honoured_by_a_tokenizer_that_lower_cases_and_else_refused(folder: Path) -> None:
+    change_json(folder / "sentence_bert_config.json", do_lower_case=True)
+    with EmbeddingModel.load(str(folder), dtype="float32") as model:
+        assert (model.encode_query("THE Cat").dense == model.encode_query("the cat").dense).all()
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match="the tokenizer keeps the case"):
+        EmbeddingModel.load(str(folder))
+
+
+@pytest.mark.parametrize("place", ["bge-base-en-v1.5", "models--BAAI--bge-base-en-v1.5/snapshots/a5beb1e3"])
+def test_a_query_instruction_is_found_by_the_folders_own_name(
+    tiny_bert: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(tiny_bert, tmp_path / place))
+    monkeypatch.chdir(copy)
+    for name in (str(copy), "."):
+        with EmbeddingModel.load(name) as model:
+            assert model.prompts["query"] == "Represent this sentence for searching relevant passages: "
 
 
 def test_a_token_id_beyond_the_embeddings_is_an_error(folder: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_reranker_export_loads_in_sentence_transformers(
         model.export(tmp_path / "exported")
         scores = model.score(PAIRS)
     peer = CrossEncoder(str(tmp_path / "exported"), device="cpu")
-    np.testing.assert_allclose(peer.predict(PAIRS, activation_fn=torch.nn.Identity()), scores, atol=1e-5)
+    np.testing.assert_allclose(peer.predict(PAIRS), scores, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", DENSE)
@@ -175,6 +175,16 @@ def test_an_exported_encoder_loads_in_transformers(published: Callable[[str], An
         states = peer.eval()(**inputs).last_hidden_state
     for state, expected in zip(states, case.hidden(ids), strict=True):
         torch.testing.assert_close(state[: len(expected)], expected, atol=1e-5, rtol=0)
+
+
+def test_transformers_own_layout_of_jinas_encoder_loads(published: Callable[[str], Any], tmp_path: Path) -> None:
+    with EmbeddingModel.load(str(published("jina-colbert-v2").folder), dtype="float32") as model:
+        model.export(tmp_path / "encoder", format="transformers")
+    peer = SentenceTransformer(str(tmp_path / "encoder"), device="cpu")  # adds mean pooling
+    peer.save(str(tmp_path / "dense"))
+    with EmbeddingModel.load(str(tmp_path / "dense"), dtype="float32") as ours:
+        expected = peer.encode(TEXTS, normalize_embeddings=True)
+        np.testing.assert_allclose(ours.encode_document(TEXTS).dense, expected, atol=1e-5)
 
 
 def test_mgtes_sparse_head_is_exported_as_a_token_classifier(published: Callable[[str], Any], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The training of the embedded default's heads, on a few hundred real pairs."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from shutil import copytree
@@ -63,18 +64,28 @@ def test_the_script_writes_heads_that_load_and_one_seed_gives_one_result(
 
 def test_only_english_pairs_are_read_and_the_choice_is_the_seeds(pairs_folder: Path) -> None:
     path = pairs_folder / "pairs" / "docs.jsonl.gz"
-    everything = mini_heads.read_pairs(path, 10**6, 0)
+    everything = mini_heads.read_pairs(path, 10**6, 0, "")
+    seen = everything[3][1]
+    assert all(document != seen for _, document in mini_heads.read_pairs(path, 10**6, 0, f"a set with {seen} in it"))
     assert ("une question", "une réponse") not in everything
     assert (
-        mini_heads.read_pairs(path, 20, 1) == mini_heads.read_pairs(path, 20, 1) != mini_heads.read_pairs(path, 20, 2)
+        mini_heads.read_pairs(path, 20, 1, "")
+        == mini_heads.read_pairs(path, 20, 1, "")
+        != mini_heads.read_pairs(path, 20, 2, "")
     )
 
 
+def test_all_pairs_of_a_document_are_held_out_or_none() -> None:
+    same = [hashlib.sha256(str(i // 4).encode()).digest() for i in range(4_000)]
+    train_sets, held_out = mini_heads.split([3_000, 1_000], same)
+    assert sorted(train_sets[0] + held_out[0]) == list(range(3_000))
+    assert sorted(train_sets[1] + held_out[1]) == list(range(3_000, 4_000))
+    assert not {same[i] for i in train_sets[0]} & {same[i] for i in held_out[0]}
+    assert 0.03 < len(held_out[0]) / 3_000 < 0.07
+
+
 def test_a_batch_holds_one_source_and_an_epoch_no_pair_twice() -> None:
-    train_sets, held_out = mini_heads.split([1_000, 400])
-    assert len(held_out[0]) == 50
-    assert not set(train_sets[0]) & set(held_out[0])
-    batches = list(mini_heads.plan(train_sets, seed=0))
+    batches = list(mini_heads.plan([list(range(1_000)), list(range(1_000, 1_400))], seed=0))
     per_epoch = len(batches) // mini_heads.EPOCHS
     seen = [place for batch in batches[:per_epoch] for place in batch]
     assert len(seen) == len(set(seen))
@@ -111,13 +122,15 @@ def test_sparse_scores_are_those_of_inference() -> None:
 
 def test_copies_of_the_right_document_are_no_negatives() -> None:
     scores = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
-    copies = torch.tensor([[False, True], [False, False]])
+    copies = mini_heads.find_copies([b"a", b"a"], [0, 1]) & torch.tensor([[True, True], [False, False]])
     alone = mini_heads.info_nce(scores, 1.0, copies)
     assert alone.item() == pytest.approx(np.log(1 + np.exp(-1)) / 2)
 
 
 def test_a_tie_counts_against_the_right_document() -> None:
-    assert mini_heads._mrr(torch.tensor([[1.0, 1.0], [0.0, 1.0]])) == pytest.approx((1 / 2 + 1) / 2)
+    scores = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    assert mini_heads._mrr(scores, mini_heads.find_copies([b"a", b"b"], [0, 1])) == pytest.approx((1 / 2 + 1) / 2)
+    assert mini_heads._mrr(scores, mini_heads.find_copies([b"a", b"a"], [0, 1])) == 1.0
 
 
 @pytest.mark.parametrize("file", [added_heads.CONFIG, added_heads.WEIGHTS])

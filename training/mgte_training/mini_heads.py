@@ -32,7 +32,7 @@ from mgte_rag.nn.packing import pack
 from mgte_rag.token_rules import Inputs, TokenRules
 from mgte_rag.types import Role
 
-# Openly licensed English pairs: file, pairs taken. None shares a passage with the retrieval sets used for evaluation.
+# Openly licensed English pairs: file, pairs taken. Those whose document stands in a retrieval set are left out.
 SOURCES = {"arxiv": 10_000, "medquad": 6_000, "msdocs": 8_000, "qamr": 8_000, "tldr": 2_000}
 HELD_OUT = 0.05
 LENGTH = 160
@@ -79,8 +79,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
 
+    evaluated = read_evaluated(options.data / "retrieval")
     pairs = {
-        name: read_pairs(options.data / "pairs" / f"{name}.jsonl.gz", round(count * options.share), options.seed)
+        name: read_pairs(
+            options.data / "pairs" / f"{name}.jsonl.gz", round(count * options.share), options.seed, evaluated
+        )
         for name, count in SOURCES.items()
     }
     checkpoint = load_checkpoint(find_model(None))
@@ -89,21 +92,32 @@ def main() -> None:
     documents = encode(checkpoint, [document for source in pairs.values() for _, document in source], "document")
     _say(f"hidden states of {len(queries.ids):,} pairs: {time.perf_counter() - started:.0f} s")
 
-    train_sets, held_out_sets = split([len(source) for source in pairs.values()])
     same = [hashlib.sha256(document.encode()).digest() for source in pairs.values() for _, document in source]
+    train_sets, held_out_sets = split([len(source) for source in pairs.values()], same)
     sparse, multi_vector = train(queries, documents, train_sets, same, seed=options.seed)
     _say(f"trained: {time.perf_counter() - started:.0f} s")
-    weights, figures = choose_weights(queries, documents, held_out_sets, sparse, multi_vector)
-    write(options.out, sparse, multi_vector, weights, {"seed": options.seed, "sources": SOURCES, "held_out": figures})
+    weights, figures = choose_weights(queries, documents, held_out_sets, same, sparse, multi_vector)
+    sources = {name: len(source) for name, source in pairs.items()}
+    write(options.out, sparse, multi_vector, weights, {"seed": options.seed, "sources": sources, "held_out": figures})
     _say(json.dumps(figures, indent=2))
 
 
-def read_pairs(path: Path, count: int, seed: int) -> list[tuple[str, str]]:
-    """English pairs of query and positive, a seeded choice."""
+def read_evaluated(folder: Path) -> str:
+    """The documents of every retrieval set in a folder, one after the other; "" where there is no such folder."""
+    return "\n".join(row["text"] for path in sorted(folder.glob("*/corpus.jsonl.gz")) for row in _read_lines(path))
+
+
+def read_pairs(path: Path, count: int, seed: int, evaluated: str) -> list[tuple[str, str]]:
+    """English pairs of query and positive, a seeded choice; none whose positive stands in the evaluated documents."""
+    pairs = [(row["query"], row["positive"]) for row in _read_lines(path) if row["language"] == "en"]
+    chosen = random.Random(seed).sample(pairs, min(count, len(pairs)))
+    overlapping = {document for document in {document for _, document in chosen} if document in evaluated}
+    return [(query, document) for query, document in chosen if document not in overlapping]
+
+
+def _read_lines(path: Path) -> list[dict[str, str]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    pairs = [(row["query"], row["positive"]) for row in rows if row["language"] == "en"]
-    return random.Random(seed).sample(pairs, min(count, len(pairs)))
+        return [json.loads(line) for line in lines]
 
 
 def encode(checkpoint: Checkpoint, texts: Sequence[str], role: Role) -> Side:
@@ -131,13 +145,18 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], role: Role) -> Side:
     )
 
 
-def split(counts: Sequence[int]) -> tuple[list[list[int]], list[list[int]]]:
-    """Places of the training and of the held-out pairs, source by source."""
+def split(counts: Sequence[int], same: Sequence[bytes]) -> tuple[list[list[int]], list[list[int]]]:
+    """Places of the training and of the held-out pairs, source by source.
+
+    The document's hash decides, so that all pairs of a document are on one side.
+    """
     train_sets, held_out_sets, start = [], [], 0
     for count in counts:
-        border = start + count - round(count * HELD_OUT)
-        train_sets.append(list(range(start, border)))
-        held_out_sets.append(list(range(border, start + count)))
+        places = range(start, start + count)
+        held_out = [place for place in places if int.from_bytes(same[place][:4]) < HELD_OUT * 2**32]
+        held_out_sets.append(held_out)
+        kept_back = set(held_out)
+        train_sets.append([place for place in places if place not in kept_back])
         start += count
     return train_sets, held_out_sets
 
@@ -167,7 +186,7 @@ def train(
     batches = list(plan(train_sets, seed))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=len(batches))
     for step, places in enumerate(batches):
-        copies = torch.tensor([[same[i] == same[j] for j in places] for i in places]).fill_diagonal_(False)
+        copies = find_copies(same, places)
         losses = [info_nce(sparse_scores(sparse, queries, documents, places, places), SPARSE_TEMPERATURE, copies)]
         late, late_copies = places[:LATE_BATCH], copies[:LATE_BATCH, :LATE_BATCH]
         losses += [
@@ -181,6 +200,13 @@ def train(
         if step % 50 == 0:
             _say(f"step {step}/{len(batches)}  " + "  ".join(f"{loss.item():.3f}" for loss in losses))
     return sparse.eval(), multi_vector.eval()
+
+
+def find_copies(same: Sequence[bytes], places: Sequence[int]) -> Tensor:
+    """Where another pair has the same document: bool [places, places], False on the diagonal."""
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(same[i] for i in places))}
+    documents = torch.tensor([numbers[same[i]] for i in places])
+    return (documents[:, None] == documents[None, :]).fill_diagonal_(False)
 
 
 def info_nce(scores: Tensor, temperature: float, copies: Tensor) -> Tensor:
@@ -236,11 +262,17 @@ def _padded(side: Side, places: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def choose_weights(
-    queries: Side, documents: Side, held_out: Sequence[Sequence[int]], sparse: SparseHead, multi_vector: MultiVectorHead
+    queries: Side,
+    documents: Side,
+    held_out: Sequence[Sequence[int]],
+    same: Sequence[bytes],
+    sparse: SparseHead,
+    multi_vector: MultiVectorHead,
 ) -> tuple[HybridWeights, dict[str, dict[str, float]]]:
     """The factors beside the dense score with the best mean reciprocal rank on held-out pairs, and all figures."""
-    scores = []
+    scores, copies = [], []
     for places in held_out:
+        copies.append(find_copies(same, places))
         late = list(multi_vector_scores(multi_vector, queries, documents, places, places))
         scores.append(
             {
@@ -251,15 +283,15 @@ def choose_weights(
         )
     best = max(
         ((s, m) for s in WEIGHTS_TRIED for m in WEIGHTS_TRIED),
-        key=lambda w: np.mean([_mrr(_hybrid(each, *w)) for each in scores]),
+        key=lambda w: np.mean([_mrr(_hybrid(each, *w), twins) for each, twins in zip(scores, copies, strict=True)]),
     )
     figures = {
         name: {
-            **{output: round(_mrr(matrix), 4) for output, matrix in each.items()},
-            "dense + sparse": round(_mrr(_hybrid(each, best[0] or 0.1, 0.0)), 4),
-            "hybrid": round(_mrr(_hybrid(each, *best)), 4),
+            **{output: round(_mrr(matrix, twins), 4) for output, matrix in each.items()},
+            "dense + sparse": round(_mrr(_hybrid(each, best[0], 0.0), twins), 4),
+            "hybrid": round(_mrr(_hybrid(each, *best), twins), 4),
         }
-        for name, each in zip(SOURCES, scores, strict=True)
+        for name, each, twins in zip(SOURCES, scores, copies, strict=True)
     }
     return HybridWeights(dense=1.0, sparse=best[0], multi_vector=best[1]), figures
 
@@ -268,9 +300,9 @@ def _hybrid(scores: dict[str, Tensor], sparse: float, multi_vector: float) -> Te
     return scores["dense"] + sparse * scores["sparse"] + multi_vector * scores[f"multi_vector_{TOKEN_DIMS[-1]}"]
 
 
-def _mrr(scores: Tensor) -> float:
-    """Mean reciprocal rank of each row's diagonal element, ties counted against it."""
-    ranks = (scores >= scores.diagonal()[:, None]).sum(1)
+def _mrr(scores: Tensor, copies: Tensor) -> float:
+    """Mean reciprocal rank of each row's diagonal element, ties counted against it, copies of it not at all."""
+    ranks = ((scores >= scores.diagonal()[:, None]) & ~copies).sum(1)
     return float((1.0 / ranks).mean())
 
 

@@ -64,14 +64,15 @@ def test_the_script_writes_heads_that_load_and_one_seed_gives_one_result(
 
 def test_only_english_pairs_are_read_and_the_choice_is_the_seeds(pairs_folder: Path) -> None:
     path = pairs_folder / "pairs" / "docs.jsonl.gz"
-    everything = mini_heads.read_pairs(path, 10**6, 0, "")
+    everything = mini_heads.read_pairs(path, 10**6, 0, set())
     seen = everything[3][1]
-    assert all(document != seen for _, document in mini_heads.read_pairs(path, 10**6, 0, f"a set with {seen} in it"))
+    evaluated = set(mini_heads._passages(f"a document with {seen} in it"))
+    assert all(document != seen for _, document in mini_heads.read_pairs(path, 10**6, 0, evaluated))
     assert ("une question", "une réponse") not in everything
     assert (
-        mini_heads.read_pairs(path, 20, 1, "")
-        == mini_heads.read_pairs(path, 20, 1, "")
-        != mini_heads.read_pairs(path, 20, 2, "")
+        mini_heads.read_pairs(path, 20, 1, set())
+        == mini_heads.read_pairs(path, 20, 1, set())
+        != mini_heads.read_pairs(path, 20, 2, set())
     )
 
 

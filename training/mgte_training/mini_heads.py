@@ -32,7 +32,7 @@ from mgte_rag.nn.packing import pack
 from mgte_rag.token_rules import Inputs, TokenRules
 from mgte_rag.types import Role
 
-# Openly licensed English pairs: file, pairs taken. Those whose document stands in a retrieval set are left out.
+# Openly licensed English pairs: file, pairs taken. Documents that share words with a retrieval set are left out.
 SOURCES = {"arxiv": 10_000, "medquad": 6_000, "msdocs": 8_000, "qamr": 8_000, "tldr": 2_000}
 HELD_OUT = 0.05
 LENGTH = 160
@@ -102,17 +102,24 @@ def main() -> None:
     _say(json.dumps(figures, indent=2))
 
 
-def read_evaluated(folder: Path) -> str:
-    """The documents of every retrieval set in a folder, one after the other; "" where there is no such folder."""
-    return "\n".join(row["text"] for path in sorted(folder.glob("*/corpus.jsonl.gz")) for row in _read_lines(path))
+def read_evaluated(folder: Path) -> set[str]:
+    """The passages of ``_passages`` of every retrieval set's documents; empty where there is no such folder."""
+    rows = (row for path in sorted(folder.glob("*/corpus.jsonl.gz")) for row in _read_lines(path))
+    return {passage for row in rows for passage in _passages(row["text"])}
 
 
-def read_pairs(path: Path, count: int, seed: int, evaluated: str) -> list[tuple[str, str]]:
-    """English pairs of query and positive, a seeded choice; none whose positive stands in the evaluated documents."""
+def _passages(text: str) -> Iterator[str]:
+    """Every eight words in a row, or all of a shorter text."""
+    words = text.split()
+    for start in range(max(1, len(words) - 7)):
+        yield " ".join(words[start : start + 8])
+
+
+def read_pairs(path: Path, count: int, seed: int, evaluated: set[str]) -> list[tuple[str, str]]:
+    """English pairs of query and positive, a seeded choice; none whose positive shares a passage with ``evaluated``."""
     pairs = [(row["query"], row["positive"]) for row in _read_lines(path) if row["language"] == "en"]
     chosen = random.Random(seed).sample(pairs, min(count, len(pairs)))
-    overlapping = {document for document in {document for _, document in chosen} if document in evaluated}
-    return [(query, document) for query, document in chosen if document not in overlapping]
+    return [(query, document) for query, document in chosen if evaluated.isdisjoint(_passages(document))]
 
 
 def _read_lines(path: Path) -> list[dict[str, str]]:

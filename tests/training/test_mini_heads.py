@@ -37,7 +37,8 @@ def small_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mini_heads, "SOURCES", {"docs": 240})
     monkeypatch.setattr(mini_heads, "BATCH", 32)
     monkeypatch.setattr(mini_heads, "LATE_BATCH", 16)
-    monkeypatch.setattr(mini_heads, "EPOCHS", 2)
+    monkeypatch.setattr(mini_heads, "EPOCHS", 3)
+    monkeypatch.setattr(mini_heads, "HELD_OUT", 0.25)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path) -> dict[str, torch.Tensor]:
@@ -55,8 +56,8 @@ def test_the_script_writes_heads_that_load_and_one_seed_gives_one_result(
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], atol=1e-4, rtol=1e-3)
     figures = json.loads((tmp_path / "a" / "recipe.json").read_text())["held_out"]["docs"]
-    assert figures["sparse"] > 0.5
-    assert figures["multi_vector_128"] > 0.5
+    assert figures["sparse"] > 0.3  # by chance below 0.1
+    assert figures["multi_vector_128"] > 0.3
     monkeypatch.setattr("mgte_rag.checkpoints.source.MINI_HEADS", tmp_path / "a")
     with EmbeddingModel.load() as model:
         assert model.encode_query("a", outputs=model.outputs).sparse is not None

@@ -9,30 +9,31 @@ import argparse
 import gzip
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from mgte_rag import EmbeddingModel
-from mgte_rag.types import Floats, Output
+from mgte_rag.types import Floats
 
 
 def main() -> None:
-    """Print a row for each output and each folder."""
+    """Print a row for each folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--model", default=None, help="hub id or folder (default: the embedded default)")
     options = parser.parse_args()
     with EmbeddingModel.load(options.model) as model:
-        columns = [*model.outputs, "dense + sparse", "hybrid"]
-        print(f"{'set':16}" + "".join(f"{column:>16}" for column in columns))
         for folder in options.folders:
             figures = evaluate(model, folder)
-            print(f"{folder.name:16}" + "".join(f"{figures[column]:16.3f}" for column in columns), flush=True)
+            print(
+                f"{folder.name:16}" + "   ".join(f"{name} {value:.3f}" for name, value in figures.items()), flush=True
+            )
 
 
 def evaluate(model: EmbeddingModel, folder: Path) -> dict[str, float]:
-    """nDCG@10 by output, and of the model's own hybrid score with and without late interaction."""
+    """nDCG@10 by output, and of the hybrid score with the model's own weights, with and without late interaction."""
     corpus, queries = read_lines(folder / "corpus.jsonl.gz"), read_lines(folder / "queries.jsonl.gz")
     places = {document["_id"]: place for place, document in enumerate(corpus)}
     relevant: dict[str, set[int]] = defaultdict(set)
@@ -43,9 +44,10 @@ def evaluate(model: EmbeddingModel, folder: Path) -> dict[str, float]:
     found = model.encode_document(texts, outputs=model.outputs)
     asked = model.encode_query([query["text"] for query in queries], outputs=model.outputs)
     scores = model.similarity(asked, found)
-    weights: dict[Output, float] = {"dense": 1.0, "sparse": 0.2}
     matrices = {output: getattr(scores, output) for output in model.outputs}
-    matrices["dense + sparse"] = model.similarity(asked, found, weights=weights).hybrid
+    if {"dense", "sparse"} <= set(model.outputs):
+        sides = (replace(side, multi_vector=None) for side in (asked, found))
+        matrices["dense + sparse"] = model.similarity(*sides).hybrid
     matrices["hybrid"] = scores.hybrid
     judged = [relevant[query["_id"]] for query in queries]
     return {name: ndcg_at_10(matrix, judged) for name, matrix in matrices.items()}

@@ -11,7 +11,7 @@ Each message says what was given, what is allowed and what to do.
     ├── CheckpointError                            a model folder that cannot be loaded as it should
     │   └── UnknownModelError                      no such model: not a folder, not on the hub
     └── CollectionError                            a document collection
-        ├── CollectionLockedError                  open elsewhere
+        ├── CollectionLockedError                  open in another process
         ├── ModelMismatchError                     written with another model
         ├── CorruptCollectionError                 its files cannot be read
         └── InvalidDocumentError   (ValueError)    a document that cannot be stored
@@ -76,7 +76,7 @@ class CollectionError(MGTEError):
 
 
 class CollectionLockedError(CollectionError):
-    """The collection's folder is open elsewhere, in this process or in another."""
+    """The collection's folder is open in another process, or was opened before this one was forked."""
 
 
 class ModelMismatchError(CollectionError):

@@ -34,7 +34,7 @@ class EdgeStore:
         manifest: what a new collection gets; an existing one keeps its own.
 
     Raises:
-        CollectionLockedError: open elsewhere.
+        CollectionLockedError: open in another process.
         CorruptCollectionError: the folder is no collection, or its files cannot be read.
         CollectionError: the folder cannot be made or written.
     """

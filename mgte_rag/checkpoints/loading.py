@@ -19,7 +19,6 @@ from mgte_rag.checkpoints.source import ModelFolder, file_sha256
 from mgte_rag.checkpoints.weights import find_weights, read_tensors
 from mgte_rag.config import ModelConfig
 from mgte_rag.errors import CheckpointError, InvalidOptionError
-from mgte_rag.nn.encoder import Encoder
 from mgte_rag.nn.model import RetrievalModel
 from mgte_rag.token_rules import TokenRules
 from mgte_rag.tokenization import TextTokenizer
@@ -78,10 +77,6 @@ class Checkpoint:
         }
         model.load_state_dict(state, strict=True, assign=True)
         return model.eval().requires_grad_(False)
-
-    def load_encoder(self, device: torch.device, dtype: torch.dtype) -> Encoder:
-        """The encoder of ``load_model`` alone."""
-        return self.load_model(device, dtype).encoder
 
     def read_weights(self) -> dict[str, Tensor]:
         """Every tensor of the model under our names, on the CPU, in the dtype it is stored in.

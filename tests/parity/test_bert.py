@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def test_hidden_states_equal_transformers(make_tiny_bert: Callable[..., Path], changes: dict) -> None:
     folder = make_tiny_bert(**changes)
     checkpoint = load_checkpoint(find_model(str(folder)))
-    encoder = checkpoint.load_encoder(CPU, torch.float32)
+    encoder = checkpoint.load_model(CPU, torch.float32).encoder
     ids = checkpoint.tokenizer.tokenize(TEXTS, prompt="", max_length=32).ids
     with torch.inference_mode():
         ours = encoder(pack(ids, CPU))

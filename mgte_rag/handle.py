@@ -2,14 +2,16 @@
 
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from mgte_rag.checkpoints import MINI, Checkpoint, find_model, load_checkpoint
-from mgte_rag.engine import POOL, Engine, EngineKey, choose_attention, choose_device, choose_dtype
+from mgte_rag.devices import choose_attention, choose_devices, choose_dtype
+from mgte_rag.engine import Engine
 from mgte_rag.errors import ClosedError, InputTypeError
+from mgte_rag.sharing import POOL, EngineKey
 
 
 class ModelHandle:
@@ -25,7 +27,9 @@ class ModelHandle:
         self.checkpoint = checkpoint
         self.key = key
         self.source = source
-        self.shared_engine: Engine | None = POOL.acquire(key, checkpoint)
+        shared = POOL.acquire(key, checkpoint)
+        self.shared_engine: Engine | None = shared.engine
+        self.hand_off = shared.hand_off
         self._release = weakref.finalize(self, POOL.release, key)
 
     @classmethod
@@ -40,6 +44,7 @@ class ModelHandle:
         local_files_only: bool,
         check: Callable[[Checkpoint], None],
         attend_to_mask: bool | None = None,
+        devices: Sequence[str | torch.device] | None = None,
     ) -> "ModelHandle":
         """Find, read and load a model.
 
@@ -49,15 +54,15 @@ class ModelHandle:
         if name is not None and not isinstance(name, str | os.PathLike):
             raise InputTypeError(f"name must be a string, a path or None, not {type(name).__name__}")
         name = None if name is None else os.fspath(name)
-        chosen_device = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, chosen_device)
-        chosen_attention = choose_attention(attention)
+        chosen_devices = choose_devices(device, devices)
+        chosen_dtype = choose_dtype(dtype, chosen_devices)
+        chosen_attention = choose_attention(attention, chosen_devices, chosen_dtype)
         folder = find_model(name, revision=revision, local_files_only=local_files_only)
         checkpoint = load_checkpoint(folder, attend_to_mask=attend_to_mask)
         check(checkpoint)
         source = {
             "name": folder.name if folder.revision or folder.name == MINI else str(folder.path),
-            "device": str(chosen_device),
+            "devices": [str(each) for each in chosen_devices],
             "dtype": str(chosen_dtype).removeprefix("torch."),
             "attention": chosen_attention,
             "revision": None if folder.name == MINI else folder.revision,
@@ -65,7 +70,7 @@ class ModelHandle:
         }
         if attend_to_mask is not None:
             source["attend_to_mask"] = attend_to_mask
-        key = EngineKey(checkpoint.identity.fingerprint, chosen_device, chosen_dtype, chosen_attention)
+        key = EngineKey(checkpoint.identity.fingerprint, chosen_devices, chosen_dtype, chosen_attention)
         return cls(checkpoint, key, source)
 
     @property
@@ -86,5 +91,5 @@ class ModelHandle:
         self._release()
 
     def __repr__(self) -> str:
-        state = f"{self.key.device}, {str(self.key.dtype).removeprefix('torch.')}"
+        state = f"{', '.join(map(str, self.key.devices))}, {str(self.key.dtype).removeprefix('torch.')}"
         return f"{self.checkpoint.identity.name!r}, {'closed' if self.shared_engine is None else state}"

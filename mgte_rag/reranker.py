@@ -1,8 +1,7 @@
 """Queries and documents read together: scores."""
 
-import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,12 +9,16 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mgte_rag.async_calls import in_thread
+from mgte_rag.batching import read_ahead
 from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.checkpoints.export import Format, export
 from mgte_rag.checkpoints.saving import save
+from mgte_rag.engine import Wanted
 from mgte_rag.errors import InputTypeError, InvalidOptionError, UnknownModelError, UnsupportedOutputError, shown
 from mgte_rag.handle import ModelHandle
 from mgte_rag.progress import Progress
+from mgte_rag.token_rules import Inputs
 from mgte_rag.tokenization import check_texts
 from mgte_rag.types import Bools, Floats, ModelIdentity, RankedDocument
 
@@ -38,6 +41,7 @@ class Reranker:
         name: str | os.PathLike[str] | None = None,
         *,
         device: str | torch.device | None = None,
+        devices: Sequence[str | torch.device] | None = None,
         dtype: str | torch.dtype | None = None,
         attention: str | None = None,
         revision: str | None = None,
@@ -48,6 +52,7 @@ class Reranker:
         Args:
             name: a hub id or a folder. The embedded default has no reranker yet, so a name is needed.
             device: "cpu", "cuda", "cuda:1", "mps"; None takes the best one there is.
+            devices: several devices instead of one, as ``EmbeddingModel.load`` has them.
             dtype: "float32", "bfloat16", "float16"; None or "auto" is bf16 where the device computes in it, else fp32.
             attention: attention kernel; None chooses.
             revision: branch, tag or commit on the hub.
@@ -67,6 +72,7 @@ class Reranker:
         handle = ModelHandle.open(
             name,
             device=device,
+            devices=devices,
             dtype=dtype,
             attention=attention,
             revision=revision,
@@ -87,13 +93,19 @@ class Reranker:
 
     @property
     def device(self) -> str:
-        """Where the model computes."""
-        return str(self._handle.key.device)
+        """Where the model computes; several devices are separated by commas."""
+        return ", ".join(map(str, self._handle.key.devices))
 
     @property
     def dtype(self) -> str:
         """What the projections compute in; scores are float32."""
         return str(self._handle.key.dtype).removeprefix("torch.")
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of this model's encoder so far in this process, of all handles; 0 once closed."""
+        engine = self._handle.shared_engine
+        return 0 if engine is None else engine.forwards
 
     def score(
         self, pairs: Iterable[tuple[str, str]], *, max_length: int | None = None, show_progress: bool = False
@@ -156,7 +168,7 @@ class Reranker:
         self, pairs: Iterable[tuple[str, str]], *, max_length: int | None = None, show_progress: bool = False
     ) -> Floats:
         """``score`` in a worker thread: the event loop goes on."""
-        return await asyncio.to_thread(self.score, pairs, max_length=max_length, show_progress=show_progress)
+        return await in_thread(self.score, pairs, max_length=max_length, show_progress=show_progress)
 
     async def arank(
         self,
@@ -168,21 +180,23 @@ class Reranker:
         show_progress: bool = False,
     ) -> list[RankedDocument]:
         """``rank`` in a worker thread: the event loop goes on."""
-        return await asyncio.to_thread(
+        return await in_thread(
             self.rank, query, documents, top_k=top_k, max_length=max_length, show_progress=show_progress
         )
 
     def _score(self, pairs: list[tuple[str, str]], max_length: int | None, show_progress: bool) -> tuple[Floats, Bools]:
         engine = self._handle.engine
         rules = self._handle.checkpoint.rules
-        max_length = self._check_max_length(max_length)
+        checked = self._check_max_length(max_length)
         scores = np.empty(len(pairs), dtype=np.float32)
         truncated = np.zeros(len(pairs), dtype=np.bool_)
+
+        def read(window: slice) -> Inputs:
+            return rules.read_pairs(pairs[window], max_length=checked, query_max_length=checked * 3 // 4)
+
         with Progress("scoring", unit="pairs", total=len(pairs), show=show_progress) as progress:
-            for start in range(0, len(pairs), _WINDOW):
-                window = slice(start, start + _WINDOW)
-                inputs = rules.read_pairs(pairs[window], max_length=max_length, query_max_length=max_length * 3 // 4)
-                scores[window] = engine.score(inputs, progress.advance)
+            for window, inputs in read_ahead(len(pairs), read):
+                scores[window] = engine.encode(inputs, Wanted(score=True), progress.advance).scores
                 truncated[window] = inputs.truncated
         return scores, truncated
 

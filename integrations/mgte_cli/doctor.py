@@ -25,14 +25,15 @@ def run(_options: argparse.Namespace) -> int:
     """Print the report."""
     import torch  # on use: --version and --help answer at once
 
-    from mgte_rag.engine import choose_attention, choose_device, choose_dtype
+    from mgte_rag.devices import choose_attention, choose_device, choose_dtype
 
     device = choose_device(None)
+    dtype = choose_dtype(None, [device])
     print(f"mgte-rag   {__version__}, Python {platform.python_version()}, torch {torch.__version__}")
     print(f"device     {device}{f' ({torch.cuda.get_device_name(device)})' if device.type == 'cuda' else ''}")
-    print(f"dtype      {str(choose_dtype(None, device)).removeprefix('torch.')}")
+    print(f"dtype      {str(dtype).removeprefix('torch.')}")
     print(f"threads    {torch.get_num_threads()}")
-    print(f"attention  {choose_attention(None)}")
+    print(f"attention  {choose_attention(None, [device], dtype)}")
     print("extras")
     for extra, package, purpose in EXTRAS:
         installed = installed_version(package)

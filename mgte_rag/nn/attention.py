@@ -1,17 +1,84 @@
 """Bidirectional self-attention over a packed batch: every token sees its own text and nothing else."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mgte_rag.nn.linear import Linear
 from mgte_rag.nn.packing import PackedBatch
 from mgte_rag.nn.rotary import Rotation, rotate, rotate_in_place
+
+Attention = Literal["flash", "varlen", "sdpa"]
+"""Kernels, the fastest first: flash-attn's and torch's own for packed batches (CUDA, 16 bits), and by text length."""
 
 # Queries of one call in local layers: each sees this many keys and the window on both sides, so that the work grows
 # with the length and not with its square.
 _LOCAL_BLOCK = 512
+
+
+def attend(qkv: Tensor, batch: PackedBatch, window: int | None = None, kernel: Attention = "sdpa") -> Tensor:
+    """Scaled dot-product attention within each text, softmax(q k' / sqrt(head_dim)) v.
+
+    Args:
+        qkv: [tokens, 3, heads, head_dim].
+        batch: the texts' places on the token axis.
+        window: tokens seen to each side; None is the whole text.
+        kernel: what computes it; all give the same numbers but for rounding.
+
+    Returns:
+        [tokens, heads * head_dim] in the dtype of qkv.
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762, equation 1.
+    """
+    # The packed kernels count a window from the last key, which is another token where not all are attended to.
+    if kernel == "sdpa" or (batch.attended is not None and window is not None):
+        return _attend_by_length(qkv, batch, window)
+    return _attend_packed(qkv, batch, window, _PACKED_KERNELS[kernel])
+
+
+def _attend_packed(qkv: Tensor, batch: PackedBatch, window: int | None, kernel: "_PackedKernel") -> Tensor:
+    """One kernel call for all texts, whatever their lengths."""
+    query, key, value = qkv.unbind(1)  # each [tokens, heads, head_dim]
+    borders = key_borders = _borders(batch.lengths)
+    longest = max(run.length for run in batch.runs)
+    if batch.attended is not None:
+        kept = batch.positions < batch.attended[batch.texts]
+        key, value, key_borders = key[kept], value[kept], _borders(batch.attended)
+    mixed = kernel(query, key, value, borders, key_borders, longest, -1 if window is None else window)
+    return mixed.flatten(1)
+
+
+def _borders(lengths: Tensor) -> Tensor:
+    """Where texts start and end on a packed axis: int32 [texts + 1]."""
+    return F.pad(lengths.cumsum(0), (1, 0)).int()
+
+
+def _flash_kernel(
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, key_borders: Tensor, longest: int, window: int
+) -> Tensor:
+    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]  # an extra, for CUDA only
+
+    mixed: Tensor = flash_attn_varlen_func(
+        query, key, value, borders, key_borders, longest, longest, window_size=(window, window)
+    )
+    return mixed
+
+
+def _varlen_kernel(
+    query: Tensor, key: Tensor, value: Tensor, borders: Tensor, key_borders: Tensor, longest: int, window: int
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    mixed: Any = varlen_attn(query, key, value, borders, key_borders, longest, longest, window_size=(window, window))
+    return mixed
+
+
+_PackedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
+_PACKED_KERNELS: dict[Attention, _PackedKernel] = {"flash": _flash_kernel, "varlen": _varlen_kernel}
 
 
 @cache
@@ -24,21 +91,10 @@ def _has_fast_16_bit_attention(device_type: str) -> bool:
     return device_type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
 
 
-def attend(qkv: Tensor, batch: PackedBatch, window: int | None = None) -> Tensor:
-    """Scaled dot-product attention within each text, softmax(q k' / sqrt(head_dim)) v.
+def _attend_by_length(qkv: Tensor, batch: PackedBatch, window: int | None) -> Tensor:
+    """One kernel call per run of equally long texts, on views of the packed tensor: a mask only in local layers.
 
-    One kernel call per run of equally long texts, on views of the packed tensor: no padding, and a mask only in local
-    layers.
-
-    Args:
-        qkv: [tokens, 3, heads, head_dim].
-        batch: the texts' places on the token axis.
-        window: tokens seen to each side; None is the whole text.
-
-    Returns:
-        [tokens, heads * head_dim] in the dtype of qkv.
-
-    Source: Vaswani et al. 2017, arXiv 1706.03762, equation 1.
+    torch's own kernel at every length: plain matrix products were slower from 12 tokens on (measured with AMX).
     """
     dtype = qkv.dtype
     if dtype.itemsize == 2 and not _has_fast_16_bit_attention(qkv.device.type):
@@ -53,7 +109,7 @@ def attend(qkv: Tensor, batch: PackedBatch, window: int | None = None) -> Tensor
         else:
             mixed = _attend_locally(query, key, value, window)
         heads_out.append(mixed.transpose(1, 2).reshape(run.texts * run.length, -1))
-    return torch.cat(heads_out).to(dtype)
+    return (heads_out[0] if len(heads_out) == 1 else torch.cat(heads_out)).to(dtype)
 
 
 def _attend_locally(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:
@@ -95,8 +151,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.window = window
-        self.qkv = nn.Linear(hidden, 3 * hidden, bias=bias)
-        self.out = nn.Linear(hidden, hidden, bias=bias)
+        self.kernel: Attention = "sdpa"
+        self.qkv = Linear(hidden, 3 * hidden, bias=bias)
+        self.out = Linear(hidden, hidden, bias=bias)
 
     def forward(self, hidden: Tensor, batch: PackedBatch, turn: Rotation | None = None) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]; ``turn`` are the batch's rotary positions, if it has any."""
@@ -105,4 +162,11 @@ class SelfAttention(nn.Module):
             qkv = torch.cat([rotate(qkv[:, :2], turn), qkv[:, 2:]], dim=1)
         elif turn is not None:
             rotate_in_place(qkv[:, :2], turn)
-        return self.out(attend(qkv, batch, self.window))
+        return self.out(attend(qkv, batch, self.window, self.kernel))
+
+
+def use_attention(module: nn.Module, kernel: Attention) -> None:
+    """Let every attention block of a module compute with that kernel."""
+    for child in module.modules():
+        if isinstance(child, SelfAttention):
+            child.kernel = kernel

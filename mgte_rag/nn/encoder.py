@@ -4,6 +4,7 @@ Mixed precision is fixed by where the weights are: the projections compute in th
 fp32), the residual stream and every norm stay in fp32.
 """
 
+import torch
 from torch import Tensor, nn
 
 from mgte_rag.config import EncoderConfig, Norm
@@ -88,12 +89,17 @@ class EncoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch, turn: Rotation | None = None) -> Tensor:
         """fp32 [tokens, hidden] -> fp32 [tokens, hidden]."""
-        dtype = self.attention.qkv.weight.dtype
+        dtype = self.attention.qkv.dtype
         if self.pre_norm:
-            hidden = hidden + self.attention(self.attention_norm(hidden).to(dtype), batch, turn)
-            return hidden + self.feed_forward(self.feed_forward_norm(hidden).to(dtype))
-        hidden = self.attention_norm(hidden + self.attention(hidden.to(dtype), batch, turn))
-        return self.feed_forward_norm(hidden + self.feed_forward(hidden.to(dtype)))
+            hidden = _added(hidden, self.attention(self.attention_norm(hidden).to(dtype), batch, turn))
+            return _added(hidden, self.feed_forward(self.feed_forward_norm(hidden).to(dtype)))
+        hidden = self.attention_norm(_added(hidden, self.attention(hidden.to(dtype), batch, turn)))
+        return self.feed_forward_norm(_added(hidden, self.feed_forward(hidden.to(dtype))))
+
+
+def _added(stream: Tensor, block: Tensor) -> Tensor:
+    """The residual stream with a block's result, in place where no gradient needs what was there."""
+    return stream + block if torch.is_grad_enabled() else stream.add_(block)
 
 
 class Encoder(nn.Module):

@@ -1,9 +1,9 @@
 """What every token goes through on its own after attention."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgte_rag.config import Gate
+from mgte_rag.nn.linear import GEGLULinear, GELULinear, Linear
 
 
 class FeedForward(nn.Module):
@@ -16,22 +16,19 @@ class FeedForward(nn.Module):
             activates the second, ModernBERT the first. "none": all of it is activated and nothing multiplied.
         up_bias: whether the first projection has a bias.
         down_bias: whether the second has.
-
-    Source: Shazeer 2020, arXiv 2002.05202, equation 6 (GEGLU).
     """
 
     def __init__(
         self, *, hidden: int, intermediate: int, gate: Gate = "none", up_bias: bool = True, down_bias: bool = True
     ) -> None:
         super().__init__()
-        self.gate = gate
-        self.up = nn.Linear(hidden, intermediate * (1 if gate == "none" else 2), bias=up_bias)
-        self.down = nn.Linear(intermediate, hidden, bias=down_bias)
+        self.up: Linear = (
+            GELULinear(hidden, intermediate, bias=up_bias)
+            if gate == "none"
+            else GEGLULinear(hidden, intermediate, bias=up_bias, activated=gate)
+        )
+        self.down = Linear(intermediate, hidden, bias=down_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]."""
-        inner = self.up(hidden)
-        if self.gate == "none":
-            return self.down(F.gelu(inner))
-        first, second = inner.chunk(2, dim=-1)  # each [tokens, intermediate]
-        return self.down(F.gelu(first) * second if self.gate == "first" else first * F.gelu(second))
+        return self.down(self.up(hidden))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgte_rag.config import Activation, Pooling
+from mgte_rag.nn.linear import Linear
 from mgte_rag.nn.packing import PackedBatch
 
 
@@ -85,7 +86,7 @@ class MultiVectorHead(nn.Module):
         super().__init__()
         self.sliced = sliced
         sizes = dims[-1:] if sliced else dims
-        self.projections = nn.ModuleDict({str(size): nn.Linear(hidden, size, bias=bias) for size in sizes})
+        self.projections = nn.ModuleDict({str(size): Linear(hidden, size, bias=bias) for size in sizes})
 
     def forward(self, hidden: Tensor, token_dim: int) -> Tensor:
         """Fp32 [tokens, hidden] -> fp32 [tokens, token_dim], rows L2-normalised after the cut."""
@@ -109,7 +110,7 @@ class ClassifierHead(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.dense = nn.Linear(hidden, hidden, bias=bias)
+        self.dense = Linear(hidden, hidden, bias=bias)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(hidden, eps=norm_eps, bias=norm_bias)
         self.out = nn.Linear(hidden, 1)
 

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mgte_rag.types import Integers
@@ -42,6 +44,7 @@ class PackedBatch:
         positions: int64 [tokens], counted from 0 in every text.
         lengths: int64 [texts], each above 0.
         runs: the texts, grouped where neighbours have the same length. Sorting by length makes few, long runs.
+        attended: int64 [texts], tokens of each that others attend to, the first ones; None is all of all texts.
         types: int64 [tokens], the token types of pairs; None is 0 everywhere.
     """
 
@@ -49,6 +52,7 @@ class PackedBatch:
     positions: Tensor
     lengths: Tensor
     runs: tuple[Run, ...]
+    attended: Tensor | None = None
     types: Tensor | None = None
 
     @property
@@ -81,15 +85,18 @@ def pack(
         run = Run(start, sum(1 for _ in group), length, limit)
         runs.append(run)
         start = run.tokens.stop
-    positions = np.concatenate([np.arange(length) for length in lengths])
+    counted = None if attended is None or all(limit is None for limit in limits) else attended
     return PackedBatch(
-        ids=_to_device(sequences, device),
-        positions=torch.from_numpy(positions.astype(np.int64)).to(device),
-        lengths=torch.tensor(lengths, device=device),
+        ids=_to_device(np.concatenate(sequences), device),
+        positions=_to_device(np.concatenate([np.arange(length) for length in lengths]), device),
+        lengths=_to_device(np.array(lengths), device),
         runs=tuple(runs),
-        types=None if types is None else _to_device(types, device),
+        attended=None if counted is None else _to_device(np.array(counted), device),
+        types=None if types is None else _to_device(np.concatenate(types), device),
     )
 
 
-def _to_device(sequences: Sequence[Integers], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.concatenate(sequences).astype(np.int64)).to(device)
+def _to_device(numbers: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
+    """int64 on the device; to a GPU from pinned memory, so that the copy does not hold up what runs there."""
+    tensor = torch.from_numpy(numbers.astype(np.int64))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

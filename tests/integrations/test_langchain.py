@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from langchain_mgte import MGTEEmbeddings, MGTERetriever
 from mgte_rag import ClosedError, EmbeddingModel, InputTypeError, InvalidDocumentError, InvalidOptionError
-from mgte_rag.engine import POOL
+from mgte_rag.sharing import POOL
 from qdrant_mgte import HybridCollection
 
 DOCUMENTS = [

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from llama_index_mgte import MGTEEmbedding, MGTERetriever
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import EmbeddingModel, InputTypeError, InvalidDocumentError, InvalidOptionError
-from mgte_rag.engine import POOL
+from mgte_rag.sharing import POOL
 from qdrant_mgte import HybridCollection
 
 DOCUMENTS = [

@@ -136,7 +136,7 @@ def encode(checkpoint: Checkpoint, texts: Sequence[str], role: Role) -> Side:
     encoder = checkpoint.load_model(torch.device("cpu"), torch.bfloat16).encoder
     hidden: list[Tensor] = [torch.empty(0)] * len(texts)
     dense = torch.empty(len(texts), checkpoint.config.encoder.hidden)
-    for indices in plan_batches([len(ids) for ids in inputs.ids], 8_192):
+    for indices in plan_batches([len(ids) for ids in inputs.ids], lambda: 8_192):
         with torch.inference_mode():
             batch = pack([inputs.ids[i] for i in indices], torch.device("cpu"))
             states = encoder(batch).split(batch.lengths.tolist())

@@ -259,8 +259,9 @@ class TextTokenizer:
         tokens = self._encode(heads)
         # A head that did not fill the model stands for a text of very long words or blanks: read all of it.
         unfilled = [i for i, head in enumerate(heads) if len(head) < len(whole[i]) and len(tokens[i]) <= room]
-        for i, ids in zip(unfilled, self._encode([whole[i] for i in unfilled]), strict=True):
-            tokens[i] = ids
+        if unfilled:
+            for i, ids in zip(unfilled, self._encode([whole[i] for i in unfilled]), strict=True):
+                tokens[i] = ids
         return tokens
 
     def _count_prompt(self, whole: Sequence[str], prompt: str, room: int, max_length: int) -> list[int]:

@@ -100,10 +100,11 @@ def _attend_by_length(qkv: Tensor, batch: PackedBatch, window: int | None) -> Te
     if dtype.itemsize == 2 and not _has_fast_16_bit_attention(qkv.device.type):
         qkv = qkv.float()
     heads_out = []
-    for run in batch.runs:
-        grouped = qkv[run.tokens].unflatten(0, (run.texts, run.length))  # [texts, length, 3, heads, head_dim]
-        query, key, value = grouped.permute(2, 0, 3, 1, 4)  # each [texts, heads, length, head_dim]
-        key, value = key[:, :, : run.attended], value[:, :, : run.attended]
+    for run, rows in zip(batch.runs, qkv.split([run.texts * run.length for run in batch.runs]), strict=True):
+        grouped = rows.view(run.texts, run.length, *rows.shape[1:])  # [texts, length, 3, heads, head_dim]
+        query, key, value = grouped.permute(2, 0, 3, 1, 4).unbind()  # each [texts, heads, length, head_dim]
+        if run.attended is not None:
+            key, value = key[:, :, : run.attended], value[:, :, : run.attended]
         if window is None or run.length <= window + 1:
             mixed = F.scaled_dot_product_attention(query, key, value)  # [texts, heads, length, head_dim]
         else:
@@ -157,7 +158,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch, turn: Rotation | None = None) -> Tensor:
         """[tokens, hidden] -> [tokens, hidden]; ``turn`` are the batch's rotary positions, if it has any."""
-        qkv = self.qkv(hidden).unflatten(-1, (3, self.heads, -1))  # [tokens, 3, heads, head_dim]
+        qkv = self.qkv(hidden).view(len(hidden), 3, self.heads, -1)  # [tokens, 3, heads, head_dim]
         if turn is not None and torch.is_grad_enabled():
             qkv = torch.cat([rotate(qkv[:, :2], turn), qkv[:, 2:]], dim=1)
         elif turn is not None:

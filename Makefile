@@ -24,14 +24,17 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/encode.py
+# The peers that the benchmarks compare with live in an environment of their own.
+bench: $(VENV)/.dev $(VENV)-peers/.ready
+	for name in encode query_latency rerank late_interaction concurrency start_up; do \
+		$(VENV)-peers/bin/python benchmarks/$$name.py || exit 1; \
+	done
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m hatchling build
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) $(VENV)-peers dist
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mgte-rag needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -41,6 +44,14 @@ $(BIN)/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
 	$(PIP) -e ".[demo]"
+	touch $@
+
+$(VENV)-peers/.ready: benchmarks/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt torch
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt \
+		-r benchmarks/requirements.txt -e ".[mini,qdrant]"
+	$(VENV)-peers/bin/python -m pip --disable-pip-version-check install -q --no-deps pylate==1.6.0
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

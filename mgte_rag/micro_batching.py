@@ -77,8 +77,9 @@ class MicroBatcher(Generic[W, L]):
                 ticket.left = True
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
-                if lane is not None:
-                    self._hand_on(lane)
+                stays = lane is not None and not self._hand_on(lane)
+            if lane is not None and stays:
+                self._serve(lane)
         # Let go of everywhere but in its own traceback, which holds what was being computed: as long as the caller
         # keeps it and no longer.
         error, ticket.error = ticket.error, None
@@ -88,12 +89,16 @@ class MicroBatcher(Generic[W, L]):
             finally:
                 del error
 
-    def _hand_on(self, lane: L) -> None:
-        """A lane is free: to those who wait, if any. The lock is held."""
-        if self._waiting:
-            self._threads.submit(self._serve, lane)
-        else:
+    def _hand_on(self, lane: L) -> bool:
+        """A lane is free: to those who wait, if any. False: nobody else can serve them. The lock is held."""
+        if not self._waiting:
             self._idle.append(lane)
+            return True
+        try:
+            self._threads.submit(self._serve, lane)
+        except RuntimeError:  # the main thread has ended: callers go on, but pools take no new work
+            return False
+        return True
 
     def _serve(self, lane: L) -> None:
         """Compute for those who wait until nobody does."""

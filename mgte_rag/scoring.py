@@ -104,7 +104,7 @@ def max_sim_ragged(queries: Sequence[Tensor], documents: Sequence[Tensor]) -> Te
         tokens = torch.cat([query.float() for query in group]).T.contiguous()  # [token_dim, query tokens]
         lowest = tokens.new_full((tokens.shape[1],), -1.0)
         best = torch.stack([(rows @ tokens).amax(0) if len(rows) else lowest for rows in documents])
-        parts += [part.sum(1) for part in best.split([len(query) for query in group], dim=1)]
+        parts += [part.sum(1) for part in torch.split(best, [len(query) for query in group], dim=1)]
     return torch.stack(parts)
 
 

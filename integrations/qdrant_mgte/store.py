@@ -21,11 +21,11 @@ class Rrf:
     The paper's 1 / (60 + rank), rank from 1, is k=61 here.
 
     Attributes:
-        k: above 0; the engines' default is 2. Small favours the first ranks.
+        k: a whole number from 1; the engines' default is 2. Small favours the first ranks.
         weights: one per prefetch, above 0; None weighs all 1.
     """
 
-    k: float = 2
+    k: int = 2
     weights: tuple[float, ...] | None = None
 
 
@@ -68,8 +68,8 @@ class Stage:
     """One stage of a search; a whole search is the last stage with those before it as its prefetches.
 
     Attributes:
-        query: what scores the points: a vector, or a fusion of the prefetches. None keeps the first prefetch's scores
-            (without a prefetch: any points, score 1).
+        query: what scores the points: a vector, or a fusion of the prefetches. None, only without prefetches, gives
+            any points with score 1.
         using: name of the vector a vector or Mmr query is compared with.
         limit: most points of this stage; as a prefetch's limit it must cover the outer ``limit + offset``.
         offset: best points to leave out; of the last stage only.

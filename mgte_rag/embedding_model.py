@@ -23,7 +23,7 @@ from mgte_rag.progress import Progress
 from mgte_rag.similarity import compare
 from mgte_rag.token_rules import Inputs
 from mgte_rag.tokenization import check_texts
-from mgte_rag.types import Encodings, Floats, ModelIdentity, Output, Role, Similarity, SparseVector
+from mgte_rag.types import Encodings, Floats, Integers, ModelIdentity, Output, Role, Similarity, SparseVector
 
 
 class EmbeddingModel:
@@ -268,6 +268,23 @@ class EmbeddingModel:
             InvalidOptionError: a size that the model does not allow.
         """
         return OutputView(self, output, dim=dim, token_dim=token_dim)
+
+    def token_offsets(self, texts: str | Iterable[str], *, prompt: str | None = None) -> list[Integers]:
+        """Where in each text the tokens are that ``encode_document`` would read, were there no limit.
+
+        A text is read whole if it has at most ``max_length`` of them. Nothing is computed but tokens.
+
+        Args:
+            texts: any strings; one string is a list of one.
+            prompt: put before every text; None is the model's own for documents, "" is none.
+
+        Returns:
+            int32 [tokens, 2] per text, markers and prompt included: first character and one after the last; (0, 0)
+            for markers and prompt before the text, its end twice for markers after it. Several tokens may share
+            characters.
+        """
+        prompt = self.prompts["document"] if prompt is None else prompt
+        return self._handle.checkpoint.rules.offsets(check_texts(texts), "document", prompt=prompt)
 
     def similarity(
         self, queries: Encodings, documents: Encodings, *, weights: Mapping[Output, float] | None = None

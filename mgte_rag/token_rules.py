@@ -109,6 +109,10 @@ class TokenRules:
             vector_tokens=self._vector_tokens(ids, prompts, role) if "multi_vector" in outputs else None,
         )
 
+    def offsets(self, texts: Sequence[str], role: Role, *, prompt: str) -> list[Integers]:
+        """Where in each text its tokens are, int32 [tokens, 2]; as many as ``read`` would give without a max_length."""
+        return self._tokenizer.offsets(texts, prompt=prompt, marker=self._markers[role])
+
     def read_pairs(self, pairs: Sequence[tuple[str, str]], *, max_length: int, query_max_length: int) -> Inputs:
         """Pairs of query and document to what the engine needs for scores."""
         tokens = self._tokenizer.tokenize_pairs(pairs, max_length=max_length, query_max_length=query_max_length)

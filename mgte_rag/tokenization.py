@@ -220,6 +220,32 @@ class TextTokenizer:
             prompt_tokens=self._count_prompt(whole, _well_formed(prompt), room, max_length) if count_prompt else None,
         )
 
+    def offsets(self, texts: Sequence[str], *, prompt: str, marker: int | None = None) -> list[Integers]:
+        """Where in each text its tokens are, all of them: what ``tokenize`` would give were there no max_length.
+
+        Args:
+            texts: any strings; lone surrogates read as U+FFFD.
+            prompt: put before every text.
+            marker: an id put after the tokenizer's own markers and before the prompt.
+
+        Returns:
+            int32 [tokens, 2] per text, first character and one after the last; (0, 0) for markers and the prompt, and
+            (length, length) for markers at the end.
+        """
+        before, after = len(self._prefix) + (marker is not None), len(self._suffix)
+        start = len(_well_formed(prompt))
+        whole = [_well_formed(prompt + text) for text in texts]
+        found = []
+        for text, encoding in zip(
+            whole, self._tokenizer.encode_batch(whole, add_special_tokens=False) if whole else [], strict=True
+        ):
+            own = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+            places = np.zeros((before + len(own) + after, 2), dtype=np.int32)
+            places[before : before + len(own)] = np.maximum(own - start, 0)
+            places[before + len(own) :] = len(text) - start
+            found.append(places)
+        return found
+
     def tokenize_pairs(
         self, pairs: Sequence[tuple[str, str]], *, max_length: int, query_max_length: int
     ) -> TokenizedTexts:

@@ -307,3 +307,25 @@ def test_progress_goes_to_standard_error_only_when_asked_for(mini: EmbeddingMode
     assert out == ""
     assert "3/3" in err
     assert "tokens/s" in err
+
+
+def test_token_offsets_count_and_place_every_token_that_is_read(mini: EmbeddingModel, real_texts: list[str]) -> None:
+    texts = [*real_texts[:50], *HOSTILE.values()][:-1]
+    encoded = mini.encode_document(texts)
+    for text, places, count, cut in zip(
+        texts, mini.token_offsets(texts), encoded.token_counts, encoded.truncated, strict=True
+    ):
+        assert min(len(places), mini.max_length) == count
+        assert (len(places) > mini.max_length) == cut
+        assert places.dtype == np.int32
+        assert places[0].tolist() == [0, 0]
+        assert places[-1].tolist() == [len(text)] * 2
+        assert (np.diff(places[:-1, 0]) >= 0).all()
+
+
+def test_token_offsets_are_places_in_the_text_and_a_prompt_has_none(mini: EmbeddingModel) -> None:
+    (places,) = mini.token_offsets("Cats sleep.", prompt="passage: ")
+    assert ["Cats sleep."[start:end] for start, end in places] == ["", "", "", "Cats", "sleep", ".", ""]
+    assert mini.token_offsets([]) == []
+    with pytest.raises(InputTypeError, match=r"texts\[0\]"):
+        mini.token_offsets([5])  # type: ignore[list-item]

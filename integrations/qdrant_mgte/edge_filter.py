@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -81,7 +82,8 @@ def _field(given: models.FieldCondition) -> "edge.FieldCondition":
 def _match(given: Any) -> Any:
     match given:
         case models.MatchValue():
-            return edge.MatchValue(given.value)
+            # Python's own booleans are read as the numbers 0 and 1 (Edge 0.9); numpy's are read right.
+            return edge.MatchValue(cast(bool, np.bool_(given.value)) if isinstance(given.value, bool) else given.value)
         case models.MatchAny():
             return edge.MatchAny(cast(list[str], given.any))
         case models.MatchExcept():

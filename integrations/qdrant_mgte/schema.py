@@ -111,12 +111,16 @@ class Point:
 
 
 def check_points(points: Iterable[Point], schema: Schema) -> None:
-    """``check_point`` for all of them.
+    """``check_point`` for all of them, and that no id is there twice.
 
     Raises:
         InvalidDocumentError: the first that cannot be stored.
     """
+    seen: set[uuid.UUID] = set()
     for point in points:
+        if point.id in seen:
+            raise InvalidDocumentError(f"point {point.id} is there twice; write one after the other")
+        seen.add(point.id)
         check_point(point, schema)
 
 

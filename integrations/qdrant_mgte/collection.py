@@ -1,86 +1,125 @@
 """Documents in, ranked documents out."""
 
-import asyncio
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from mgte_rag import ClosedError, Encodings, InputTypeError, InvalidDocumentError, InvalidOptionError
+from mgte_rag import ClosedError, Encodings, InputTypeError
 from mgte_rag.errors import shown
-from mgte_rag.progress import Progress
-from mgte_rag.types import Floats
-from qdrant_mgte.documents import CheckedDocument, check_document, check_unicode, point_id, stored_document
-from qdrant_mgte.edge import EdgeStore
-from qdrant_mgte.manifest import Manifest
+from mgte_rag.types import Output
+from qdrant_mgte.encodings import outputs_of
+from qdrant_mgte.filters import Filter
+from qdrant_mgte.fusion import Fusion
+from qdrant_mgte.locations import place_of
+from qdrant_mgte.manifest import Layout, Manifest, check_still_of
+from qdrant_mgte.move import back_up, copy_points, migrate_documents
+from qdrant_mgte.plan import Mode, Search, check_mode
+from qdrant_mgte.reservations import reservations_of
+from qdrant_mgte.schema import FieldType, Preset
+from qdrant_mgte.searching import search_all
+from qdrant_mgte.splitting import Splitting
+from qdrant_mgte.store import ServerOptions, Store
+from qdrant_mgte.stored import count_documents, delete_documents, get_documents, update_documents
 from qdrant_mgte.stores import STORES
-from qdrant_mgte.types import EncodingModel, Hit, Rejection, StoredDocument, WriteReport
+from qdrant_mgte.twin import in_thread
+from qdrant_mgte.types import CopyReport, EncodingModel, Hit, ScoringModel, StoredDocument, WriteReport
+from qdrant_mgte.writing import write_documents
 
-# Documents encoded and written together. What was written is on the disk before the next ones are encoded.
-_BATCH = 256
-_MODES = ("dense",)
-# Characters of text in a batch, so that a few huge documents do not fill the memory.
-_BATCH_CHARACTERS = 16 * 1024 * 1024
-_MOST_HITS = 2**31  # more than any folder holds, and what the engine can count to
+_LOCAL = ServerOptions()
 
 
 class HybridCollection:
-    """Documents with their vectors in a folder: ``HybridCollection.open("./index", model=model)``.
+    """Documents with dense, sparse and token vectors: ``HybridCollection.open("./index", model=model)``.
 
-    One process at a time has a folder open. Within it threads may share a collection, and opening the folder again
-    gives another handle on the same files. A handle is closed by ``close()``, by leaving a ``with`` block or by the
-    garbage collector; the last one closes the files. The model is the caller's and stays open.
+    The same on a laptop and on a cluster: a folder (the embedded engine), ":memory:", or a server's URL. One process
+    at a time has a folder open; its threads may share a collection, and opening it again gives another handle. A
+    handle is closed by ``close()``, by leaving a ``with`` block or by the garbage collector; the last one closes the
+    files. The model is the caller's and stays open. Every method that computes or waits has an async twin.
     """
 
-    def __init__(self, folder: Path, model: EncodingModel) -> None:
-        self._shared_store = STORES.acquire(folder, Manifest.of(model))
-        self._folder = folder
+    def __init__(self, store: Store, model: EncodingModel, mode: str | None) -> None:
+        self._shared_store = store
+        self._release = weakref.finalize(self, STORES.release, store)
         self._model = model
-        self._release = weakref.finalize(self, STORES.release, self._shared_store)
+        try:
+            self._mode: Mode = check_mode(mode, store.schema)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
-    def open(cls, location: str | Path, *, model: EncodingModel) -> Self:
+    def open(
+        cls,
+        location: str | Path,
+        *,
+        model: EncodingModel,
+        name: str = "documents",
+        mode: str | None = None,
+        outputs: Sequence[Output] | None = None,
+        dim: int | None = None,
+        token_dim: int | None = None,
+        dense_prefix: int | None = None,
+        preset: Preset | None = None,
+        tenant: str | None = None,
+        indexes: Mapping[str, FieldType] | None = None,
+        shards: int | None = None,
+        replicas: int | None = None,
+        server: ServerOptions = _LOCAL,
+    ) -> Self:
         """Open a collection, or make it where there is none.
 
+        Everything from ``outputs`` on is for a new collection; of one that is there, None means as it is.
+
         Args:
-            location: a folder; it is made if it is not there. A folder with other files in it is refused.
-            model: encodes the documents and the queries; an existing collection must have been written with it.
+            location: a folder, which is made if it is not there; ":memory:"; or "http://host:6333".
+            model: encodes documents and queries; an existing collection must have been written with it.
+            name: of the collection on a server.
+            mode: what ``search`` does unless told otherwise; None is the best the collection has.
+            outputs: which of the model's outputs to store, all from one forward pass; None is all of them.
+            dim: components of the dense vectors, one of ``model.dims``; None is all of them.
+            token_dim: components of each token's vector, one of ``model.token_dims``; None is all of them.
+            dense_prefix: also store this many first components, which find candidates for the whole vector.
+            preset: "exact" (float32, every point compared), "balanced" (float16, index; the default), "compact"
+                (quantized).
+            tenant: metadata field that separates tenants; give it in every search's filter.
+            indexes: metadata fields to index for filters, {"lang": "keyword", "year": "integer"}.
+            shards: of a server's collection.
+            replicas: of every shard.
+            server: key, protocol, timeouts and retries.
 
         Raises:
-            ModelMismatchError: written with another model.
+            ModelMismatchError: written with another model or laid out otherwise; the message says what differs.
             CollectionLockedError: open in another process.
-            CorruptCollectionError: the folder is no collection, or its files cannot be read.
-            CollectionError: the folder cannot be made or written.
-            InvalidOptionError: a location that is no folder.
+            CorruptCollectionError: no collection of this project, or its files cannot be read.
+            CollectionError: the folder cannot be made or written, or the server does not answer.
+            InvalidOptionError: an option that the model or the engine does not have.
         """
-        if isinstance(location, str) and (location in ("", ":memory:") or "://" in location):
-            raise InvalidOptionError(f"location {location!r} is not supported; give a folder")
+        layout = Layout(outputs, dim, token_dim, dense_prefix, preset, tenant, indexes, shards, replicas)
+        _check_model(model)
+        schema = layout.schema(model)
+        metadata = Manifest.of(model).to_json()
+        store = STORES.acquire(place_of(location), name=name, schema=schema, metadata=metadata, options=server)
         try:
-            folder = Path(location).expanduser().resolve()
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise InvalidOptionError(f"location {shown(location)} is no folder: {error}") from error
-        if isinstance(model, str) or not hasattr(model, "encode_document"):
-            raise InputTypeError(f"model must be a loaded model, EmbeddingModel.load(...), not {shown(model)}")
-        collection = cls(folder, model)
-        try:
-            collection._store.manifest.check(folder, model)
+            Manifest.read(store).check(store, model, layout)
         except BaseException:
-            collection.close()
+            STORES.release(store)
             raise
-        return collection
+        return cls(store, model, mode)
 
     @classmethod
     def from_documents(
-        cls, documents: Iterable[Any], location: str | Path, *, model: EncodingModel, show_progress: bool = False
+        cls,
+        documents: Iterable[Any],
+        location: str | Path,
+        *,
+        model: EncodingModel,
+        split: bool | Splitting = True,
+        show_progress: bool = False,
     ) -> Self:
         """``open``, then ``upsert``, for callers that must not lose a document.
-
-        Documents longer than the model reads are told of in a warning.
 
         Raises:
             InvalidDocumentError: a document cannot be stored, with the reason; the others were stored, and the
@@ -88,7 +127,7 @@ class HybridCollection:
         """
         collection = cls.open(location, model=model)
         try:
-            report = collection.upsert(documents, show_progress=show_progress)
+            report = collection.upsert(documents, split=split, show_progress=show_progress)
             report.raise_for_rejected()
         except BaseException:
             collection.close()
@@ -96,15 +135,59 @@ class HybridCollection:
         if report.truncated:
             warnings.warn(
                 f"{len(report.truncated)} documents are longer than the model {model.identity.name!r} reads, the first "
-                f"is {shown(report.truncated[0])}: their ends cannot be found. Split them into passages first.",
-                stacklevel=3,
+                f"is {shown(report.truncated[0])}: their ends cannot be found. Store them with split=True.",
+                stacklevel=2,
             )
         return collection
 
+    @classmethod
+    def migrate(
+        cls,
+        location: str | Path,
+        *,
+        model: EncodingModel,
+        name: str = "documents",
+        mode: str | None = None,
+        outputs: Sequence[Output] | None = None,
+        dim: int | None = None,
+        token_dim: int | None = None,
+        dense_prefix: int | None = None,
+        preset: Preset | None = None,
+        tenant: str | None = None,
+        indexes: Mapping[str, FieldType] | None = None,
+        shards: int | None = None,
+        replicas: int | None = None,
+        server: ServerOptions = _LOCAL,
+        split: bool | Splitting = True,
+        show_progress: bool = False,
+    ) -> Self:
+        """Embed all documents again, with another model or layout, and open the result.
+
+        A new version is filled beside the one that is served and takes its place in one step; until then searches
+        go on, writers in this process wait (others' writes to a server would be lost). After an interruption the same
+        call goes on where it stopped. Encodings that were given by hand are replaced by the model's. What is None
+        stays as it is, but for the vectors, which are all that the model has.
+
+        Raises:
+            InvalidOptionError: there is no collection, or an option that the model or the engine does not have.
+            InvalidDocumentError: a document cannot be stored with the new model; the old version stays in place.
+        """
+        layout = Layout(outputs, dim, token_dim, dense_prefix, preset, tenant, indexes, shards, replicas)
+        _check_model(model)
+        store = STORES.acquire(place_of(location), name=name, schema=None, metadata={}, options=server)
+        try:
+            migrate_documents(store, model, layout, split=split, show_progress=show_progress)
+        except BaseException:
+            STORES.release(store)
+            raise
+        return cls(store, model, mode)
+
     @property
-    def _store(self) -> EdgeStore:
+    def _store(self) -> Store:
         if not self._release.alive:
-            raise ClosedError(f"the collection {self._folder} was closed; open it again with HybridCollection.open()")
+            location = self._shared_store.location
+            raise ClosedError(f"the collection {location} was closed; open it again with HybridCollection.open()")
+        check_still_of(self._shared_store, self._model)
         return self._shared_store
 
     @property
@@ -112,96 +195,193 @@ class HybridCollection:
         """The model that encodes documents and queries."""
         return self._model
 
-    def upsert(self, documents: Iterable[Any], *, show_progress: bool = False) -> WriteReport:
+    @property
+    def location(self) -> str:
+        """Where it is, for people."""
+        return self._shared_store.location
+
+    @property
+    def mode(self) -> Mode:
+        """What ``search`` does unless told otherwise."""
+        return self._mode
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Which of the model's outputs are stored."""
+        return outputs_of(self._shared_store.schema)
+
+    def upsert(
+        self, documents: Iterable[Any], *, split: bool | Splitting = True, show_progress: bool = False
+    ) -> WriteReport:
         """Encode and store documents; one with a known id replaces what was there.
 
-        Documents are taken from the iterable a batch at a time. Once a batch is written it stays, whatever happens to
-        the process; documents that are already there unchanged are not encoded again, so an interrupted call is
-        resumed by making it again. A document that cannot be stored is reported, the others are stored.
+        Documents are taken from the iterable some at a time and written while the next are encoded. What was written
+        stays, whatever happens to the process; documents that are there unchanged are not encoded again, nor are those
+        of which only metadata changed, so an interrupted call is resumed by making it again. A document that cannot be
+        stored is reported, the others are stored.
 
         Args:
             documents: dictionaries with "text", and optional "id" (a string of any length and script; without one it
-                is made from text and metadata) and "metadata" (what JSON can hold).
+                is made from text and metadata), "metadata" (what JSON can hold, at most 1 MB) and "encodings" (ready
+                vectors, of ``encode_document`` or by hand; such a document is not split).
+            split: cut a text longer than the model reads into pieces under their document, at paragraph or sentence
+                ends, with overlap; ``Splitting(max_tokens=...)`` says how. False stores it whole, its end unread and
+                named in the report.
             show_progress: draw a progress bar on standard error.
 
         Raises:
-            CollectionError: the engine failed; batches written before are kept.
+            CollectionError: the engine failed; what was written before is kept.
         """
-        if not isinstance(documents, Iterable) or isinstance(documents, str | bytes | Mapping):
-            raise InputTypeError(f"documents must be a list of dictionaries, not {type(documents).__name__}")
-        writer = _Writer(self._store, self._model)
-        total = len(documents) if isinstance(documents, Sequence) else None
-        with Progress("indexing", unit="documents", total=total, show=show_progress) as progress:
-            for batch, consumed in _batches(documents, writer.rejected):
-                progress.advance(consumed, writer.write(batch))
-        return writer.report()
+        return write_documents(self._store, self._model, documents, split=split, show_progress=show_progress)
 
-    def search(self, query: str | Encodings, *, limit: int = 10, mode: str | None = None) -> list[Hit]:
-        """The documents that answer a question best.
+    def update_metadata(self, updates: Mapping[str, Mapping[str, Any]], *, replace: bool = False) -> WriteReport:
+        """Change documents' metadata, {id: metadata}, without encoding: given fields are set, others stay.
+
+        With ``replace`` the metadata given is all that there is. Ids that are not there are rejected.
+        """
+        return update_documents(self._store, updates, replace=replace)
+
+    def search(
+        self,
+        query: str | Encodings,
+        *,
+        limit: int = 10,
+        offset: int = 0,
+        mode: str | None = None,
+        filter: Filter | None = None,
+        fusion: Fusion | str | None = None,
+        candidates: int | None = None,
+        rerank: ScoringModel | None = None,
+        rerank_candidates: int | None = None,
+        mmr: float | None = None,
+        group_by_parent: bool = False,
+        score_threshold: float | Mapping[str, float] | None = None,
+        all_scores: bool = False,
+        exact: bool | None = None,
+    ) -> list[Hit]:
+        """The documents, or pieces of documents, that answer a question best.
 
         Args:
             query: the question, or what ``encode_query`` made of it.
             limit: hits at most.
-            mode: "dense", the cosine of the dense vectors; None is the best the collection has.
+            offset: best hits to leave out.
+            mode: "dense" (cosine), "sparse" (dot product), "hybrid" (both, fused), "late_interaction" (the best of
+                these by MaxSim; of all where there are no others, or with ``exact``). None is the collection's mode.
+            filter: on metadata, {"lang": "de", "year": {"gte": 2020}}, see ``qdrant_mgte.filters``; or Qdrant's own.
+            fusion: of dense and sparse: ``rrf(k, weights)`` (the default, with k=5), ``dbsf()``, ``weighted(weights)``.
+            candidates: hits of one stage that the next one scores; 100.
+            rerank: a cross-encoder, for the best of these; hits then have its scores.
+            rerank_candidates: how many it scores; 50.
+            mmr: from 1 (like the query) to 0 (unlike each other): order for diversity by the dense vectors.
+            group_by_parent: one hit for each document, its best piece.
+            score_threshold: least score of the last stage, or by stage, {"dense": 0.3}; fused scores have no meaning
+                of their own, so for hybrid it must be by stage.
+            all_scores: the scores of every stage in each hit, at the cost of a second query.
+            exact: True compares every point, without indexes, quantization and prefix.
 
         Returns:
             Hits, best first; equal scores by id.
         """
-        if mode is not None and mode not in _MODES:
-            raise InvalidOptionError(f"mode {mode!r} is not supported; choose one of {', '.join(_MODES)}")
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise InvalidOptionError(f"limit must be a whole number above 0, not {shown(limit)}")
-        found = self._store.search(self._query_vector(query), min(limit, _MOST_HITS))
-        hits = []
-        for _, score, payload in found:
-            document = stored_document(payload)
-            hits.append(Hit(document.id, document.text, document.metadata, score, {"dense": score}))
-        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+        search = Search.of(
+            self._store.schema, self._mode if mode is None else mode, limit, offset, filter, fusion, candidates,
+            rerank, rerank_candidates, mmr, group_by_parent, score_threshold, all_scores, exact,
+        )  # fmt: skip
+        return search_all(self._store, self._model, [query], search)[0]
+
+    def search_batch(
+        self,
+        queries: Iterable[str | Encodings] | Encodings,
+        *,
+        limit: int = 10,
+        offset: int = 0,
+        mode: str | None = None,
+        filter: Filter | None = None,
+        fusion: Fusion | str | None = None,
+        candidates: int | None = None,
+        rerank: ScoringModel | None = None,
+        rerank_candidates: int | None = None,
+        mmr: float | None = None,
+        group_by_parent: bool = False,
+        score_threshold: float | Mapping[str, float] | None = None,
+        all_scores: bool = False,
+        exact: bool | None = None,
+    ) -> list[list[Hit]]:
+        """The hits of many questions, encoded in one pass and sent as one batch; arguments are those of ``search``."""
+        if isinstance(queries, str) or not isinstance(queries, Iterable | Encodings):
+            raise InputTypeError(
+                f"queries must be a list of strings or what encode_query returned, not {shown(queries)}"
+            )
+        search = Search.of(
+            self._store.schema, self._mode if mode is None else mode, limit, offset, filter, fusion, candidates,
+            rerank, rerank_candidates, mmr, group_by_parent, score_threshold, all_scores, exact,
+        )  # fmt: skip
+        return search_all(self._store, self._model, queries, search)
 
     def get(self, ids: str | Iterable[str]) -> list[StoredDocument | None]:
-        """The documents of the ids, in their order; None where there is none."""
-        points = [point_id(document_id) for document_id in _check_ids(ids)]
-        found = self._store.payloads(points)
-        return [stored_document(found[point]) if point in found else None for point in points]
+        """The documents of the ids, in their order, with their whole texts; None where there is none."""
+        return get_documents(self._store, ids)
 
-    def delete(self, ids: str | Iterable[str]) -> int:
-        """Delete documents; returns how many of the ids were there."""
-        points = list(dict.fromkeys(point_id(document_id) for document_id in _check_ids(ids)))
-        there = list(self._store.payloads(points, ["id"]))
-        if there:
-            self._store.delete(there)
-        return len(there)
+    def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
+        """Delete documents, with all their pieces, by id or by filter; returns how many there were."""
+        return delete_documents(self._store, ids, filter)
 
-    def count(self) -> int:
-        """Number of documents."""
-        return self._store.count()
+    def count(self, filter: Filter | None = None) -> int:
+        """Number of documents; of those that match, with a filter."""
+        return count_documents(self._store, filter)
 
-    async def aupsert(self, documents: Iterable[Any], *, show_progress: bool = False) -> WriteReport:
-        """``upsert`` in a worker thread."""
-        return await asyncio.to_thread(self.upsert, documents, show_progress=show_progress)
+    def copy_to(
+        self,
+        location: str | Path,
+        *,
+        name: str = "documents",
+        server: ServerOptions = _LOCAL,
+        show_progress: bool = False,
+    ) -> CopyReport:
+        """Copy the collection, vectors and all, to a folder or a server, from any engine to any.
 
-    async def asearch(self, query: str | Encodings, *, limit: int = 10, mode: str | None = None) -> list[Hit]:
-        """``search`` in a worker thread."""
-        return await asyncio.to_thread(self.search, query, limit=limit, mode=mode)
+        Writers in this process wait meanwhile. After an interruption the same call copies what is missing. Every
+        vector is read back and compared, and at the end counts and checksums of both sides.
 
-    async def aget(self, ids: str | Iterable[str]) -> list[StoredDocument | None]:
-        """``get`` in a worker thread."""
-        return await asyncio.to_thread(self.get, ids)
+        Raises:
+            CollectionError: the target holds another collection, or the copy is not what the original is.
+        """
+        place = place_of(location)
+        return copy_points(self._store, place, name=name, options=server, show_progress=show_progress)
 
-    async def adelete(self, ids: str | Iterable[str]) -> int:
-        """``delete`` in a worker thread."""
-        return await asyncio.to_thread(self.delete, ids)
+    def backup(self, folder: str | Path) -> None:
+        """Copy an embedded collection's files to a new folder, which opens like the original.
 
-    async def acount(self) -> int:
-        """``count`` in a worker thread."""
-        return await asyncio.to_thread(self.count)
+        Writers wait meanwhile. The folder appears when the copy is whole.
+
+        Raises:
+            CollectionError: the folder is not empty, or cannot be written.
+            InvalidOptionError: this collection is no folder; use ``copy_to``.
+        """
+        back_up(self._store, place_of(folder))
+
+    def optimize(self) -> None:
+        """Build indexes and merge files now; searches go on, writers wait. Worth it after many documents were added."""
+        store = self._store
+        with reservations_of(store).everything():
+            store.optimize()
+
+    aupsert = in_thread(upsert)
+    aupdate_metadata = in_thread(update_metadata)
+    asearch = in_thread(search)
+    asearch_batch = in_thread(search_batch)
+    aget = in_thread(get)
+    adelete = in_thread(delete)
+    acount = in_thread(count)
+    acopy_to = in_thread(copy_to)
+    abackup = in_thread(backup)
+    aoptimize = in_thread(optimize)
 
     def close(self) -> None:
         """Give this handle back; the last one closes the files. The model stays open. Closing twice is allowed."""
         self._release()
 
     def __repr__(self) -> str:
-        return f"HybridCollection({str(self._folder)!r}{'' if self._release.alive else ', closed'})"
+        return f"HybridCollection({self.location!r}{'' if self._release.alive else ', closed'})"
 
     def __enter__(self) -> Self:
         return self
@@ -211,90 +391,7 @@ class HybridCollection:
     ) -> None:
         self.close()
 
-    def _query_vector(self, query: str | Encodings) -> Floats:
-        if not isinstance(query, str | Encodings):
-            raise InputTypeError(f"a query must be a string or what encode_query returned, not {shown(query)}")
-        encoded = query if isinstance(query, Encodings) else self._model.encode_query(query, outputs=("dense",))
-        if len(encoded) != 1:
-            raise InvalidOptionError(f"search takes one query, not {len(encoded)}")
-        if encoded.dense is None or encoded.dense.shape[1] != self._store.manifest.dim:
-            raise InvalidOptionError(f"the query needs a dense vector of dim {self._store.manifest.dim}")
-        if not np.isfinite(encoded.dense).all():
-            raise InvalidOptionError("the query's dense vector holds NaN or infinity")
-        vector: Floats = encoded.dense[0]
-        return vector
 
-
-@dataclass(slots=True)
-class _Writer:
-    """Writes batches and keeps the account."""
-
-    store: EdgeStore
-    model: EncodingModel
-    rejected: list[Rejection] = field(default_factory=list)
-    _truncated: list[str] = field(default_factory=list)
-    _written: int = 0
-    _unchanged: int = 0
-    _tokens: int = 0
-
-    def write(self, batch: Sequence[CheckedDocument]) -> int:
-        """Encode and store those of the batch that are new or changed; returns the tokens encoded."""
-        stored = self.store.payloads([document.point_id for document in batch], ["content_hash"])
-        changed = [d for d in batch if stored.get(d.point_id, {}).get("content_hash") != d.content_hash]
-        self._unchanged += len(batch) - len(changed)
-        if not changed:
-            return 0
-        encoded = self.model.encode_document([document.text for document in changed], outputs=("dense",))
-        if encoded.dense is None:
-            raise InvalidOptionError(f"the model {self.model.identity.name!r} gave no dense vectors")
-        self.store.upsert([d.point_id for d in changed], encoded.dense, [d.payload() for d in changed])
-        self._written += len(changed)
-        tokens = int(encoded.token_counts.sum())
-        self._tokens += tokens
-        self._truncated += [d.id for d, cut in zip(changed, encoded.truncated, strict=True) if cut]
-        return tokens
-
-    def report(self) -> WriteReport:
-        """The account so far."""
-        return WriteReport(
-            written=self._written,
-            unchanged=self._unchanged,
-            rejected=tuple(self.rejected),
-            truncated=tuple(self._truncated),
-            tokens=self._tokens,
-        )
-
-
-def _batches(documents: Iterable[Any], rejected: list[Rejection]) -> Iterator[tuple[list[CheckedDocument], int]]:
-    """Checked documents a batch at a time, and how many were taken from the iterable for it.
-
-    No id occurs twice in a batch, so that the later of two documents with one id wins, as it would one by one.
-    """
-    batch: dict[str, CheckedDocument] = {}
-    consumed = characters = 0
-    for position, document in enumerate(documents):
-        try:
-            checked = check_document(document)
-        except InvalidDocumentError as error:
-            given = document.get("id") if isinstance(document, Mapping) else None
-            rejected.append(Rejection(position, given if isinstance(given, str) else None, str(error)))
-            consumed += 1
-            continue
-        if len(batch) == _BATCH or checked.id in batch or characters > _BATCH_CHARACTERS:
-            yield list(batch.values()), consumed
-            batch, consumed, characters = {}, 0, 0
-        batch[checked.id] = checked
-        consumed += 1
-        characters += len(checked.text)
-    yield list(batch.values()), consumed
-
-
-def _check_ids(ids: str | Iterable[str]) -> list[str]:
-    if not isinstance(ids, Iterable):
-        raise InputTypeError(f"ids must be a string or a list of strings, not {type(ids).__name__}")
-    listed = [ids] if isinstance(ids, str) else list(ids)
-    for position, document_id in enumerate(listed):
-        if not isinstance(document_id, str):
-            raise InputTypeError(f"ids[{position}] must be a string, not {type(document_id).__name__}")
-        check_unicode(document_id, f"ids[{position}]")
-    return listed
+def _check_model(model: EncodingModel) -> None:
+    if isinstance(model, str) or not hasattr(model, "encode_document"):
+        raise InputTypeError(f"model must be a loaded model, EmbeddingModel.load(...), not {shown(model)}")

@@ -11,22 +11,31 @@ import math
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mgte_rag import InvalidDocumentError
 from mgte_rag.errors import shown
-from qdrant_mgte.types import StoredDocument
+from qdrant_mgte.encodings import ready_vectors
+from qdrant_mgte.schema import Schema, Vector
+from qdrant_mgte.types import Hit
 
 # Fixed for ever: the same id must be the same point in every collection.
 _POINT_NAMESPACE = uuid.UUID("6a8c2f0e-41d5-5c8e-9f3a-2f6f1f8f4b7d")
 # The engine reads many floats back with another last digit: metadata with floats is kept as text beside itself.
-_EXACT = "metadata_json"
-_FIELDS = {"id", "text", "metadata"}
+EXACT_METADATA = "metadata_json"
+_FIELDS = {"id", "text", "metadata", "encodings"}
 # The engine reads back payloads nested up to 128 deep; ours may wrap them a few levels more.
 _MAX_DEPTH = 100
+# Every piece of a document carries its metadata.
+_MAX_METADATA_BYTES = 1024 * 1024
+
+# The fields of a payload that say what is stored, without texts and metadata.
+STATE_FIELDS = ("content_hash", "metadata_hash", "chunks", "layout", "tokens", "stale_chunks")
+# Those that make a hit.
+HIT_FIELDS = ("doc_id", "chunk_no", "chunks", "start", "text", "metadata", EXACT_METADATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +43,105 @@ class CheckedDocument:
     """A document that can be stored.
 
     Attributes:
-        point_id: the engine's id of it, a UUID made from the document's id.
-        content_hash: SHA-256 of text and metadata.
+        position: its place among those given.
+        content_hash: SHA-256 of the text, and of the vectors where they were given.
+        metadata_hash: SHA-256 of the metadata.
+        vectors: those given with it, by name; None where the model is to make them.
     """
 
     id: str
     text: str
     metadata: dict[str, Any]
-    point_id: uuid.UUID
+    position: int
     content_hash: str
+    metadata_hash: str
+    vectors: Mapping[str, Vector] | None = None
+
+    def metadata_payload(self) -> dict[str, Any]:
+        """The payload fields that change with the metadata."""
+        exact = json.dumps(self.metadata) if _has_float(self.metadata) else None
+        return {"metadata": self.metadata, "metadata_hash": self.metadata_hash, EXACT_METADATA: exact}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A document, or a piece of one, on its way to the engine.
+
+    Attributes:
+        number: of the document's ``count`` pieces, from 0.
+        start: where its text starts in the document's.
+        tokens: tokens the model reads of it; 0 where vectors were given.
+        layout: how the document was cut: "whole", "cut" (too long and not split), "given" or "split:tokens:overlap".
+        stale: pieces that an older version has beyond ``count``, to be deleted once this one is stored.
+    """
+
+    document: CheckedDocument
+    number: int
+    count: int
+    start: int
+    text: str
+    tokens: int
+    layout: str
+    stale: int = 0
+    vectors: dict[str, Vector] = field(default_factory=dict)
+
+    @property
+    def point_id(self) -> uuid.UUID:
+        """The engine's id of it."""
+        return point_id(self.document.id, self.number)
 
     def payload(self) -> dict[str, Any]:
         """What is stored beside the vectors."""
-        stored = {"id": self.id, "text": self.text, "metadata": self.metadata, "content_hash": self.content_hash}
-        if _has_float(self.metadata):
-            stored[_EXACT] = json.dumps(self.metadata)
+        stored = {
+            "doc_id": self.document.id,
+            "chunk_no": self.number,
+            "chunks": self.count,
+            "start": self.start,
+            "text": self.text,
+            "tokens": self.tokens,
+            "content_hash": self.document.content_hash,
+            "layout": self.layout,
+            **{name: value for name, value in self.document.metadata_payload().items() if value is not None},
+        }
+        if self.number == 0 and self.stale:
+            stored["stale_chunks"] = self.stale
         return stored
 
 
-def stored_document(payload: Mapping[str, Any]) -> StoredDocument:
-    """The document of a payload."""
-    metadata = json.loads(payload[_EXACT]) if _EXACT in payload else payload["metadata"]
-    return StoredDocument(payload["id"], payload["text"], metadata)
+def point_id(document_id: str, number: int = 0) -> uuid.UUID:
+    """The engine's id of a document id of any length and script, or of one of its pieces."""
+    first = uuid.uuid5(_POINT_NAMESPACE, document_id)
+    return uuid.uuid5(first, str(number)) if number else first
 
 
-def point_id(document_id: str) -> uuid.UUID:
-    """The engine's id of a document id of any length and script."""
-    return uuid.uuid5(_POINT_NAMESPACE, document_id)
+def chunk_ids(document_id: str, first: int, end: int) -> list[uuid.UUID]:
+    """The engine's ids of a document's pieces from one number to before another."""
+    return [point_id(document_id, number) for number in range(first, end)]
 
 
-def check_document(document: Any) -> CheckedDocument:
-    """A document from a caller's dictionary with "text", and optional "id" and "metadata".
+def metadata_of(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a payload, floats to the last digit."""
+    exact = payload.get(EXACT_METADATA)
+    metadata: dict[str, Any] = payload["metadata"] if exact is None else json.loads(exact)
+    return metadata
+
+
+def hit_of(payload: Mapping[str, Any], score: float, stage: str) -> Hit:
+    """The hit of a payload with ``HIT_FIELDS``."""
+    return Hit(
+        payload["doc_id"],
+        payload["text"],
+        metadata_of(payload),
+        score,
+        {stage: score},
+        chunk_no=payload["chunk_no"],
+        chunks=payload["chunks"],
+        start=payload["start"],
+    )
+
+
+def check_document(document: Any, position: int, schema: Schema) -> CheckedDocument:
+    """A document from a caller's dictionary with "text", and optional "id", "metadata" and "encodings".
 
     Without an id it gets one made from its text and metadata. Metadata may hold what JSON can: strings, finite
     numbers, booleans, None, lists and dictionaries with string keys; dates and times become ISO 8601 strings, paths
@@ -78,28 +155,74 @@ def check_document(document: Any) -> CheckedDocument:
     unknown = document.keys() - _FIELDS
     if unknown:
         raise InvalidDocumentError(
-            f"unknown fields {shown(sorted(map(str, unknown)))}; a document has id, text and metadata"
+            f"unknown fields {shown(sorted(map(str, unknown)))}; a document has id, text, metadata and encodings"
         )
     document_id = document.get("id")
     if document_id is not None and (not isinstance(document_id, str) or not document_id):
         raise InvalidDocumentError(f"id must be a string that is not empty, not {shown(document_id)}")
     try:
-        text, metadata = _check_content(document)
-        content = json.dumps([text, metadata], ensure_ascii=True, sort_keys=True)
-        content_hash = hashlib.sha256(content.encode()).hexdigest()
-        document_id = content_hash if document_id is None else check_unicode(document_id, "id")
+        text, metadata = _check_text(document.get("text")), check_metadata(document.get("metadata"))
+        given = document.get("encodings")
+        vectors = None if given is None else ready_vectors(given, schema)
+        if document_id is None:
+            document_id = _hash(json.dumps([text, metadata], sort_keys=True))
+        else:
+            check_unicode(document_id, "id")
     except InvalidDocumentError as error:
         raise InvalidDocumentError(f"document {shown(document_id)}: {error}") from None
-    return CheckedDocument(document_id, text, metadata, point_id(document_id), content_hash)
+    return CheckedDocument(
+        document_id,
+        text,
+        metadata,
+        position,
+        content_hash=_hash(text, *_vector_bytes(vectors or {})),
+        metadata_hash=metadata_hash(metadata),
+        vectors=vectors,
+    )
 
 
-def _check_content(document: Mapping[Any, Any]) -> tuple[str, dict[str, Any]]:
-    text, metadata = document.get("text"), document.get("metadata")
-    if not isinstance(text, str):
-        raise InvalidDocumentError(f"text must be a string, not {type(text).__name__}")
+def check_metadata(metadata: Any) -> dict[str, Any]:
+    """Metadata as plain JSON values; None is empty.
+
+    Raises:
+        InvalidDocumentError: it cannot be stored, with the reason and the place in it.
+    """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise InvalidDocumentError(f"metadata must be a dictionary, not {type(metadata).__name__}")
-    return check_unicode(text, "text"), _plain(metadata or {}, "metadata", 1)
+    plain: dict[str, Any] = _plain(metadata or {}, "metadata", 1)
+    size = len(json.dumps(plain, ensure_ascii=False).encode())
+    if size > _MAX_METADATA_BYTES:
+        raise InvalidDocumentError(
+            f"metadata is {size:,} bytes as JSON, {_MAX_METADATA_BYTES:,} are the most; put long values into the text, "
+            f"or keep them elsewhere and store a reference"
+        )
+    return plain
+
+
+def metadata_hash(metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of plain metadata, whatever the order of its keys."""
+    return _hash(json.dumps(metadata, sort_keys=True))
+
+
+def _hash(text: str, *more: bytes) -> str:
+    digest = hashlib.sha256(text.encode())
+    for part in more:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _vector_bytes(vectors: Mapping[str, Vector]) -> list[bytes]:
+    parts: list[bytes] = []
+    for name, vector in sorted(vectors.items()):
+        for array in (vector,) if isinstance(vector, np.ndarray) else (vector.indices, vector.values):
+            parts += [f"{name}{array.shape}".encode(), array.tobytes()]
+    return parts
+
+
+def _check_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise InvalidDocumentError(f"text must be a string, not {type(text).__name__}")
+    return check_unicode(text, "text")
 
 
 def _plain(value: Any, path: str, depth: int) -> Any:

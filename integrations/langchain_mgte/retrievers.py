@@ -45,7 +45,7 @@ class MGTERetriever(BaseRetriever):
 
         Documents that are already there unchanged are not encoded again. A document without an id gets one made
         from its text and metadata: give ids to documents whose text may change, so that the new one replaces the old.
-        Documents longer than the model reads are told of in a warning.
+        A document longer than the model reads is split; its pieces are found as documents "id#0", "id#1", ...
 
         Args:
             documents: what to add; may be empty to open an existing collection.
@@ -107,4 +107,7 @@ def _to_entry(position: int, document: Document) -> dict[str, Any]:
 
 
 def _to_documents(hits: Sequence[Hit]) -> list[Document]:
-    return [Document(id=hit.id, page_content=hit.text, metadata={**hit.metadata, SCORE_KEY: hit.score}) for hit in hits]
+    return [
+        Document(id=hit.chunk_id, page_content=hit.text, metadata={**hit.metadata, SCORE_KEY: hit.score})
+        for hit in hits
+    ]

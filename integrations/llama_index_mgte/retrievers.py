@@ -52,8 +52,8 @@ class MGTERetriever(BaseRetriever):
 
         The text alone is stored and encoded, not the metadata in front of it, and of a node's fields id, text and
         metadata come back. What is already there unchanged, by id, is not encoded again. LlamaIndex gives a document
-        without ``id_=`` a random id, so give ids to documents that will be added again. Documents longer than the
-        model reads are told of in a warning.
+        without ``id_=`` a random id, so give ids to documents that will be added again. A document longer
+        than the model reads is split; its pieces are found as nodes "id#0", "id#1", ...
 
         Args:
             documents: what to add; may be empty to open an existing collection.
@@ -104,6 +104,6 @@ def _to_entry(position: int, node: BaseNode) -> dict[str, Any]:
 
 def _to_nodes(hits: Sequence[Hit]) -> list[NodeWithScore]:
     return [
-        NodeWithScore(node=TextNode(id_=hit.id, text=hit.text, metadata=dict(hit.metadata)), score=hit.score)
+        NodeWithScore(node=TextNode(id_=hit.chunk_id, text=hit.text, metadata=dict(hit.metadata)), score=hit.score)
         for hit in hits
     ]

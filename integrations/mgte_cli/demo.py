@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     with EmbeddingModel.load() as model:
         folder = options.index or default_index(model)
-        with HybridCollection.open(folder, model=model) as collection:
+        with HybridCollection.open(folder, model=model, outputs=("dense", "sparse")) as collection:
             print(f"model {model.identity.name} on {model.device} in {model.dtype}; index {folder}")
             known = collection.count()
             entries = collect()
@@ -88,7 +88,7 @@ def answer(retriever: "MGTERetriever", question: str) -> None:
 def default_index(model: "EmbeddingModel") -> Path:
     """A folder in the user's cache, one for each Python release and each model's weights."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "mgte-rag" / f"python-{platform.python_version()}-docs-{model.identity.fingerprint[:8]}"
+    return cache / "mgte-rag" / f"python-{platform.python_version()}-docs-hybrid-{model.identity.fingerprint[:8]}"
 
 
 def print_next_commands() -> None:

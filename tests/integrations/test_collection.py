@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import gc
 import shutil
@@ -28,8 +29,7 @@ from mgte_rag import (
     InvalidOptionError,
     ModelMismatchError,
 )
-from qdrant_mgte import HybridCollection, StoredDocument
-from qdrant_mgte import collection as collection_module
+from qdrant_mgte import HybridCollection, StoredDocument, writing
 from qdrant_mgte.documents import point_id
 from qdrant_mgte.stores import STORES
 
@@ -44,7 +44,7 @@ def test_a_question_finds_its_answer_with_id_text_metadata_and_score(collection:
     report = collection.upsert(ANIMALS)
     assert (report.written, report.unchanged, report.rejected, report.truncated) == (3, 0, (), ())
     assert report.tokens > 9
-    best, *others = collection.search("Which animal is asleep for long?", limit=3)
+    best, *others = collection.search("Which animal is asleep for long?", limit=3, mode="dense")
     assert (best.id, best.text, best.metadata) == ("cat", "Cats sleep most of the day.", {"legs": 4})
     assert best.scores == {"dense": best.score}
     assert [hit.score for hit in others] == sorted([hit.score for hit in others], reverse=True)
@@ -55,18 +55,20 @@ def test_scores_are_the_cosine_of_the_models_vectors(collection: HybridCollectio
     collection.upsert(ANIMALS)
     query, documents = mini.encode_query("wings"), mini.encode_document([animal["text"] for animal in ANIMALS])
     expected = dict(zip(["cat", "bird", "fish"], mini.similarity(query, documents).dense[0], strict=True))
-    for hit in collection.search("wings"):
-        assert hit.score == pytest.approx(expected[hit.id], abs=1e-5)
+    for hit in collection.search("wings", mode="dense"):
+        assert hit.score == pytest.approx(expected[hit.id], abs=1e-3)  # stored as float16
 
 
 def test_a_ready_encoding_is_searched_as_it_is(collection: HybridCollection, mini: EmbeddingModel) -> None:
     collection.upsert(ANIMALS)
-    assert collection.search(mini.encode_query("wings")) == collection.search("wings")
+    encoded = mini.encode_query("wings", outputs=mini.outputs)
+    for mode in ("dense", "sparse", "hybrid", "late_interaction"):
+        assert collection.search(encoded, mode=mode) == collection.search("wings", mode=mode)
 
 
 def test_equal_scores_are_ordered_by_id(collection: HybridCollection) -> None:
     collection.upsert([{"id": name, "text": "the same words"} for name in "cab"])
-    assert [hit.id for hit in collection.search("words")] == ["a", "b", "c"]
+    assert [hit.id for hit in collection.search("words", mode="dense")] == ["a", "b", "c"]
 
 
 def test_a_known_id_replaces_the_document(collection: HybridCollection) -> None:
@@ -82,33 +84,33 @@ def test_the_later_of_two_documents_with_one_id_wins(collection: HybridCollectio
     assert [document.text for document in collection.get(["a", "b"])] == ["second", "x"]
 
 
-def test_unchanged_documents_are_not_encoded_again(tmp_path: Path, mini: EmbeddingModel) -> None:
-    model = CountingModel(mini)
-    with HybridCollection.open(tmp_path, model=model) as collection:
-        collection.upsert(ANIMALS)
-        changed = [{**ANIMALS[0], "metadata": {"legs": 3}}, *ANIMALS[1:]]
-        report = collection.upsert(changed)
-    assert (report.written, report.unchanged) == (1, 2)
-    assert model.encoded == [3, 1]
-
-
-def test_documents_are_read_a_batch_at_a_time(collection: HybridCollection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection_module, "_BATCH", 2)
+def test_documents_are_read_and_written_a_few_at_a_time(
+    collection: HybridCollection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_GROUP", 2)
     stored_when_read = []
 
     def documents() -> Iterator[dict[str, str]]:
-        for i in range(6):
+        for i in range(20):
             stored_when_read.append(collection.count())
             yield {"id": str(i), "text": f"text {i}"}
 
-    assert collection.upsert(documents()).written == 6
-    assert stored_when_read == [0, 0, 0, 2, 2, 4]
+    assert collection.upsert(documents()).written == 20
+    for read, stored in enumerate(stored_when_read):  # two groups of two wait, one is being written, one is encoded
+        assert read - 10 <= stored <= read
+    assert stored_when_read[-1] > 0
 
 
-def test_documents_longer_than_the_model_reads_are_named_in_the_report(collection: HybridCollection) -> None:
-    report = collection.upsert([{"id": "long", "text": "word " * 1000}, {"id": "short", "text": "word"}])
+def test_documents_longer_than_the_model_reads_are_named_in_the_report_where_they_are_not_split(
+    collection: HybridCollection,
+) -> None:
+    documents = [{"id": "long", "text": "word " * 1000}, {"id": "short", "text": "word"}]
+    report = collection.upsert(documents, split=False)
     assert report.truncated == ("long",)
-    assert report.written == 2
+    assert (report.written, report.chunks) == (2, 2)
+    report = collection.upsert(documents)
+    assert report.truncated == ()
+    assert (report.written, report.unchanged) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +253,8 @@ def test_a_limit_below_one_is_an_error(collection: HybridCollection, limit: Any)
 
 
 def test_an_unknown_mode_is_an_error_listing_the_modes(collection: HybridCollection) -> None:
-    with pytest.raises(InvalidOptionError, match="mode 'sparse' is not supported; choose one of dense"):
-        collection.search("x", mode="sparse")
+    with pytest.raises(InvalidOptionError, match=r"mode 'vector' is not.*choose one of hybrid, dense, sparse, late"):
+        collection.search("x", mode="vector")
 
 
 def test_bad_query_vectors_are_errors(collection: HybridCollection, mini: EmbeddingModel) -> None:
@@ -261,29 +263,29 @@ def test_bad_query_vectors_are_errors(collection: HybridCollection, mini: Embedd
         return Encodings(dense=dense, truncated=np.zeros(count, bool), token_counts=np.ones(count, np.int32))
 
     with pytest.raises(InvalidOptionError, match="one query, not 2"):
-        collection.search(mini.encode_query(["a", "b"]))
+        collection.search(mini.encode_query(["a", "b"]), mode="dense")
+    with pytest.raises(InvalidOptionError, match=r"has shape \[3\]; \[384\] is needed"):
+        collection.search(query(np.ones((1, 3), np.float32)), mode="dense")
     with pytest.raises(InvalidOptionError, match="dense vector of dim 384"):
-        collection.search(query(np.ones((1, 3), np.float32)))
-    with pytest.raises(InvalidOptionError, match="dense vector of dim 384"):
-        collection.search(query(None))
+        collection.search(query(None), mode="dense")
     with pytest.raises(InvalidOptionError, match="NaN"):
-        collection.search(query(np.full((1, 384), np.nan, np.float32)))
+        collection.search(query(np.full((1, 384), np.nan, np.float32)), mode="dense")
+    with pytest.raises(InvalidOptionError, match="needs a sparse vector; encode it with outputs="):
+        collection.search(mini.encode_query("x"), mode="hybrid")
 
 
-class CountingModel:
-    """The real model, counting what is encoded; a test may change its vectors."""
+class ChangingModel:
+    """The real model, but for what a test does to its dense vectors."""
 
-    def __init__(self, model: EmbeddingModel, change: Callable[[Any], Any] = lambda dense: dense) -> None:
-        self.model, self.change = model, change
-        self.identity, self.dims, self.encode_query = model.identity, model.dims, model.encode_query
-        self.encoded: list[int] = []
+    def __init__(self, model: EmbeddingModel, change: Callable[[Any], Any]) -> None:
+        self._model, self._change = model, change
 
-    def encode_document(self, texts: Any, *, outputs: Any) -> Encodings:
-        encoded = self.model.encode_document(texts, outputs=outputs)
-        self.encoded.append(len(encoded))
-        return Encodings(
-            dense=self.change(encoded.dense), truncated=encoded.truncated, token_counts=encoded.token_counts
-        )
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_document(self, texts: Any, **options: Any) -> Encodings:
+        encoded = self._model.encode_document(texts, **options)
+        return dataclasses.replace(encoded, dense=self._change(encoded.dense))
 
 
 def with_nan(dense: Any) -> Any:
@@ -291,16 +293,25 @@ def with_nan(dense: Any) -> Any:
     return dense
 
 
-@pytest.mark.parametrize(("change", "message"), [(with_nan, "NaN"), (lambda d: d[:, :100], r"shape \(3, 100\)")])
-def test_vectors_the_engine_must_not_see_are_refused_before_anything_is_written(
-    tmp_path: Path, mini: EmbeddingModel, change: Any, message: str
+def test_a_document_whose_vector_is_no_number_is_rejected_and_the_others_are_stored(
+    tmp_path: Path, mini: EmbeddingModel
 ) -> None:
-    with HybridCollection.open(tmp_path, model=CountingModel(mini, change)) as collection:
-        with pytest.raises(CollectionError, match=message):
+    with HybridCollection.open(tmp_path, model=ChangingModel(mini, with_nan)) as collection:
+        report = collection.upsert(ANIMALS)
+        assert [(rejection.position, rejection.id) for rejection in report.rejected] == [(2, "fish")]
+        assert "document 'fish': the vector 'dense' holds NaN" in report.rejected[0].reason
+        assert (report.written, collection.count()) == (2, 2)
+    with HybridCollection.open(tmp_path, model=mini) as collection:
+        assert collection.upsert(ANIMALS).written == 1
+
+
+def test_a_model_whose_vectors_are_of_another_size_is_refused_before_anything_is_written(
+    tmp_path: Path, mini: EmbeddingModel
+) -> None:
+    with HybridCollection.open(tmp_path, model=ChangingModel(mini, lambda dense: dense[:, :100])) as collection:
+        with pytest.raises(InvalidOptionError, match="dense vectors of 100 components, the collection stores 384"):
             collection.upsert(ANIMALS)
         assert collection.count() == 0
-    with HybridCollection.open(tmp_path, model=mini) as collection:
-        assert collection.upsert(ANIMALS).written == 3
 
 
 def test_everything_is_there_after_reopening(tmp_path: Path, mini: EmbeddingModel) -> None:
@@ -318,7 +329,7 @@ def test_a_collection_written_with_another_model_is_refused_saying_what_differs(
         collection.upsert(ANIMALS)
     with EmbeddingModel.load(str(tiny_bert)) as tiny:
         with pytest.raises(
-            ModelMismatchError, match=r"written with the model 'mini'.*at dim 384; given is .*at dim 32"
+            ModelMismatchError, match=r"written with the model 'mini'.*given is .*HybridCollection\.migrate"
         ):
             HybridCollection.open(tmp_path, model=tiny)
     with HybridCollection.open(tmp_path, model=mini) as collection:
@@ -381,7 +392,7 @@ def test_a_model_that_is_not_loaded_is_an_error(tmp_path: Path) -> None:
 def test_from_documents_warns_of_documents_whose_end_is_not_read(tmp_path: Path, mini: EmbeddingModel) -> None:
     long = {"id": "long", "text": "word " * 1000}
     with pytest.warns(UserWarning, match=r"1 documents are longer than the model 'mini' reads, the first is 'long'"):
-        HybridCollection.from_documents([long, ANIMALS[0]], tmp_path, model=mini).close()
+        HybridCollection.from_documents([long, ANIMALS[0]], tmp_path, model=mini, split=False).close()
 
 
 def test_a_closed_collection_is_an_error_and_leaves_the_model_open(tmp_path: Path, mini: EmbeddingModel) -> None:
@@ -400,9 +411,11 @@ def test_a_location_that_is_no_path_is_an_error(location: Any, mini: EmbeddingMo
         HybridCollection.open(location, model=mini)
 
 
-@pytest.mark.parametrize("location", ["", ":memory:", "http://localhost:6333"])
-def test_a_location_that_is_no_folder_is_an_error(location: str, mini: EmbeddingModel) -> None:
-    with pytest.raises(InvalidOptionError, match="not supported; give a folder"):
+@pytest.mark.parametrize(("location", "message"), [("", "is empty"), ("ftp://host/x", "no URL of a server")])
+def test_a_location_that_is_neither_folder_nor_server_is_an_error(
+    location: str, message: str, mini: EmbeddingModel
+) -> None:
+    with pytest.raises(InvalidOptionError, match=message):
         HybridCollection.open(location, model=mini)
 
 
@@ -445,7 +458,7 @@ def test_closing_while_others_search_gives_them_the_closed_error_and_nothing_wor
 ) -> None:
     collection = HybridCollection.open(tmp_path, model=mini)
     collection.upsert([{"id": str(i), "text": f"text {i}"} for i in range(300)])
-    query = mini.encode_query("text")
+    query = mini.encode_query("text", outputs=mini.outputs)
     errors: list[BaseException] = []
 
     def search_until_closed() -> None:
@@ -486,16 +499,3 @@ def test_a_signal_handler_that_closes_in_the_middle_of_a_write_does_not_hang(
         signal.signal(signal.SIGALRM, before)
     with HybridCollection.open(tmp_path, model=mini) as again:
         assert again.count() >= acknowledged
-
-
-def test_huge_documents_are_written_a_few_at_a_time(collection: HybridCollection, monkeypatch) -> None:
-    monkeypatch.setattr(collection_module, "_BATCH_CHARACTERS", 1_000)
-    stored_when_read = []
-
-    def documents() -> Iterator[dict[str, str]]:
-        for i in range(4):
-            stored_when_read.append(collection.count())
-            yield {"id": str(i), "text": "x" * 600}
-
-    collection.upsert(documents())
-    assert stored_when_read == [0, 0, 0, 2]

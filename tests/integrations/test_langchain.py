@@ -140,7 +140,7 @@ def test_a_k_below_one_is_an_error(collection: HybridCollection, k: int) -> None
 
 
 async def test_async_calls_side_by_side_each_get_their_own_answer(retriever: MGTERetriever) -> None:
-    questions = {"cat": "asleep for long", "bird": "wings in the air", "fish": "gills in the sea"}
+    questions = {"cat": "Do cats sleep for long?", "bird": "Can birds fly?", "fish": "How do fish breathe?"}
     asked = list(questions) * 10
     answers = await asyncio.gather(*(retriever.ainvoke(questions[animal], k=1) for animal in asked))
     assert [documents[0].id for documents in answers] == asked

@@ -1,6 +1,5 @@
 """Points and searches in qdrant-client's types."""
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,27 +11,17 @@ from mgte_rag import SparseVector
 from qdrant_mgte import capabilities as features
 from qdrant_mgte.capabilities import Capabilities
 from qdrant_mgte.schema import DENSE, Point, Schema, Vector
+from qdrant_mgte.sizes import point_bytes
 from qdrant_mgte.store import Dbsf, Mmr, Rrf, Stage, WeightedSum
 
 # Of quantized vectors, how many times the limit are fetched and compared again in full.
 OVERSAMPLING = 3.0
-# A float32 as JSON writes it, "-0.8288356065750122,", and as gRPC does.
-_JSON_FLOAT, _GRPC_FLOAT = 22, 4
 
 
 def point_struct(point: Point) -> models.PointStruct:
     """A point to be written; it was checked before."""
     vectors = {name: _client_vector(vector) for name, vector in point.vectors.items()}
     return models.PointStruct.model_construct(id=str(point.id), vector=vectors, payload=dict(point.payload))
-
-
-def point_bytes(point: Point, *, grpc: bool = False) -> int:
-    """About how many bytes a point is in a request, rather more than less."""
-    each = _GRPC_FLOAT if grpc else _JSON_FLOAT
-    size = len(json.dumps(point.payload).encode()) + 200
-    for vector in point.vectors.values():
-        size += len(vector) * (each + 12) if isinstance(vector, SparseVector) else vector.size * each
-    return size
 
 
 def batches_by_bytes(points: Sequence[Point], most: int, *, grpc: bool) -> Iterator[list[Point]]:

@@ -20,6 +20,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from mgte_rag import CollectionError, CollectionLockedError, CorruptCollectionError, InvalidOptionError
+from qdrant_mgte.disk import check_room, check_room_for, folder_bytes
 from qdrant_mgte.edge_filter import edge_filter
 from qdrant_mgte.edge_recovery import what_can_be_recovered
 from qdrant_mgte.edge_requests import (
@@ -128,6 +129,7 @@ class EdgeStore(ThreadedTwins):
     def upsert(self, points: Sequence[Point]) -> dict[uuid.UUID, str]:
         """Store points; when this returns they are on the disk."""
         check_points(points, self.schema)
+        check_room_for(points, self._folder.path)
         self._write([edge.UpdateOperation.upsert_points([edge_point(point) for point in points])])
         return {}
 
@@ -135,6 +137,7 @@ class EdgeStore(ThreadedTwins):
         """Set payload fields, or replace whole payloads."""
         change = edge.UpdateOperation.overwrite_payload if replace else edge.UpdateOperation.set_payload
         with self._write_lock:
+            check_room_for([Point(point, {}, payload) for point, payload in payloads.items()], self._folder.path)
             there = self.retrieve(list(payloads), fields=())
             self._write([change([point], dict(payloads[point])) for point in payloads if point in there])
 
@@ -222,6 +225,7 @@ class EdgeStore(ThreadedTwins):
                 number = max(v.number for v in (self._folder.served, self._folder.next) if v is not None) + 1
                 version = dataclasses.replace(self._version, number=number)
                 copy = self._folder.shard(version)
+                check_room(2 * folder_bytes(self._folder.shard(self._version)), self._folder.path)
                 try:
                     shutil.copytree(self._folder.shard(self._version), copy)
                     optimized = edge.EdgeShard.load(str(copy))
@@ -337,6 +341,7 @@ def _create(folder: CollectionFolder, version: Version) -> Version:
     """Make a version's engine files, its payload indexes first; what was there was never acknowledged."""
     shard_folder = folder.shard(version)
     shutil.rmtree(shard_folder, ignore_errors=True)
+    check_room(0, folder.path)
     with _guarded("create", folder.path):
         shard = edge.EdgeShard.create(str(shard_folder), edge_config(version.schema))
         for operation in index_operations(version.schema):
@@ -374,7 +379,8 @@ def _guarded(action: str, folder: Path) -> Iterator[None]:
     except BaseException as error:
         if not is_from_engine(error):
             raise
-        raise CollectionError(f"the embedded engine could not {action} in {folder}: {error}") from error
+        reason = str(error)[:1500]  # copying a folder lists every file that could not be copied
+        raise CollectionError(f"the embedded engine could not {action} in {folder}: {reason}") from error
 
 
 def is_from_engine(error: BaseException) -> bool:

@@ -81,7 +81,8 @@ class ServerConnection:
                 grpc_port=options.grpc_port,
                 grpc_options={"grpc.max_send_message_length": -1, "grpc.max_receive_message_length": -1},
                 timeout=options.timeout,  # type: ignore[arg-type] # rounded up to whole seconds by the client
-                verify=options.verify,
+                # Nothing is verified over http://; making ready for it takes a good part of a second.
+                verify=options.verify if url.startswith("https") else False,
                 limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
                 check_compatibility=False,  # Capabilities does
             )
@@ -108,7 +109,7 @@ class ServerConnection:
 
     def _as_ours(self, error: Exception, method: str, attempts: int) -> CollectionError:
         status, said = _status_of(error), _said(error)
-        action = method.replace("_", " ")
+        action = "answer" if method == "info" else method.replace("_", " ")
         if status == 413:
             return TooLargeError(f"the server {self.location} refused a request for its size: {said}")
         if status == 404:

@@ -250,6 +250,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stub() -> Iterator[StubServer]:
+    """A server of its own for each test."""
     server = StubServer()
     yield server
     server.close()
@@ -262,16 +263,31 @@ def open_on_stub(stub: StubServer) -> Iterator[OpenStore]:
         yield opened
 
 
-@pytest.fixture(params=["embedded", "memory", "server"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
-    """Opens the same collection on one engine, however often; all are closed after the test."""
-    if request.param == "embedded":
-        location: Path | str = tmp_path / "collection"
-    elif request.param == "memory":
-        location = ":memory:"
+@pytest.fixture(scope="module", params=["embedded", "memory", "server"])
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """ ":memory:", the URL of a server, or "embedded" for new folders."""
+    if request.param == "memory":
+        yield ":memory:"
+    elif request.param == "server" and not os.environ.get("QDRANT_URL"):
+        server = StubServer()
+        yield server.url
+        server.close()
     else:
-        location = os.environ.get("QDRANT_URL") or request.getfixturevalue("stub").url
-    with _opener(location) as opened:
+        yield os.environ["QDRANT_URL"] if request.param == "server" else "embedded"
+
+
+@pytest.fixture
+def open_store(engine: str, tmp_path: Path) -> Iterator[OpenStore]:
+    """Opens the same collection on one engine, however often; all are closed after the test."""
+    with _opener(tmp_path / "collection" if engine == "embedded" else engine) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def open_shared(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenStore]:
+    """The same for a collection that a whole module only reads."""
+    folder = tmp_path_factory.mktemp("shared") / "collection"
+    with _opener(folder if engine == "embedded" else engine) as opened:
         yield opened
 
 
@@ -285,7 +301,7 @@ def _opener(location: Path | str) -> Iterator[OpenStore]:
         metadata: dict[str, Any] | None = None,
         *,
         name: str = default_name,
-        options: ServerOptions = ServerOptions(timeout=10),  # noqa: B008 - frozen
+        options: ServerOptions = ServerOptions(timeout=10, api_key=os.environ.get("QDRANT_API_KEY")),  # noqa: B008
     ) -> Store:
         store = STORES.acquire(location, name=name, schema=schema, metadata=metadata or {}, options=options)
         opened.append(store)

@@ -72,8 +72,17 @@ TERMS = sparse((3, 1.0), (7, 0.5), (20, 2.0), (41, 0.25))
 TOKENS: Vector = unit(CHANCE.normal(size=(5, 8)))
 
 
+@pytest.fixture(scope="module")
+def shared(open_shared: OpenStore) -> Store:
+    """All points, only to be read."""
+    opened = open_shared(SCHEMA)
+    opened.upsert(POINTS)
+    return opened
+
+
 @pytest.fixture
 def store(open_store: OpenStore) -> Store:
+    """All points, to be changed."""
     opened = open_store(SCHEMA, {"model": "m"})
     opened.upsert(POINTS)
     return opened
@@ -120,13 +129,13 @@ def assert_same(found: Sequence[Found], expected: Sequence[tuple[uuid.UUID, floa
     ],
     ids=["cosine", "cosine of the prefix", "dot product of sparse vectors", "MaxSim"],
 )
-def test_a_search_scores_as_defined(store: Store, query: Vector, using: str, expected: dict[uuid.UUID, float]) -> None:
-    [found] = store.query([Stage(query=query, using=using, limit=20)])
+def test_a_search_scores_as_defined(shared: Store, query: Vector, using: str, expected: dict[uuid.UUID, float]) -> None:
+    [found] = shared.query([Stage(query=query, using=using, limit=20)])
     assert_same(found, best(expected, 20))
-    [rest] = store.query([Stage(query=query, using=using, limit=10, offset=10)])
+    [rest] = shared.query([Stage(query=query, using=using, limit=10, offset=10)])
     assert_same(rest, best(expected, 20)[10:])
     floor = best(expected, 20)[6][1] - 1e-6
-    [above] = store.query([Stage(query=query, using=using, limit=20, score_threshold=floor)])
+    [above] = shared.query([Stage(query=query, using=using, limit=20, score_threshold=floor)])
     assert_same(above, best(expected, 7))
 
 
@@ -172,16 +181,16 @@ def dbsf_scores() -> dict[uuid.UUID, float]:
     ids=["RRF", "RRF of the paper", "weighted RRF", "weighted sum", "DBSF"],
 )
 def test_a_fusion_scores_as_defined(
-    store: Store, fusion: Rrf | WeightedSum | Dbsf, expected: dict[uuid.UUID, float]
+    shared: Store, fusion: Rrf | WeightedSum | Dbsf, expected: dict[uuid.UUID, float]
 ) -> None:
-    [found] = store.query([Stage(query=fusion, prefetch=LEGS, limit=50)])
+    [found] = shared.query([Stage(query=fusion, prefetch=LEGS, limit=50)])
     by_id = {hit.id: hit.score for hit in found}
     assert by_id.keys() == expected.keys()
     assert by_id == pytest.approx(expected, abs=2e-4)
     assert [hit.score for hit in found] == sorted(by_id.values(), reverse=True)
 
 
-def test_the_nested_recipe_equals_its_stages_done_by_hand(store: Store) -> None:
+def test_the_nested_recipe_equals_its_stages_done_by_hand(shared: Store) -> None:
     prefix = unit(np.asarray(DENSE)[:4])
     coarse = {point for point, _ in best(dense_scores(prefix, "dense_4"), 60)}
     dense = best({point: score for point, score in dense_scores(DENSE).items() if point in coarse}, 30)
@@ -191,7 +200,7 @@ def test_the_nested_recipe_equals_its_stages_done_by_hand(store: Store) -> None:
             fused[point] = fused.get(point, 0.0) + 1 / (rank + 1 + 60)
     kept = {point for point, _ in best(fused, 60)}
     expected = best({point: score for point, score in max_sim_scores(TOKENS).items() if point in kept}, 10)
-    [found] = store.query([recipe(limit=10)])
+    [found] = shared.query([recipe(limit=10)])
     assert_same(found, expected)
 
 
@@ -205,14 +214,14 @@ def recipe(limit: int, filter: models.Filter | None = None) -> Stage:
     return Stage(query=TOKENS, using="multi_vector", limit=limit, prefetch=(fused,), filter=filter)
 
 
-def test_a_filter_on_the_outer_stage_holds_where_points_are_first_read(store: Store) -> None:
+def test_a_filter_on_the_outer_stage_holds_where_points_are_first_read(shared: Store) -> None:
     only = models.Filter(must=[models.FieldCondition(key="n", range=models.Range(gte=190))])
-    [found] = store.query([recipe(limit=10, filter=only)])
+    [found] = shared.query([recipe(limit=10, filter=only)])
     assert {hit.payload["n"] for hit in found} == set(range(190, 200))
 
 
 @pytest.mark.parametrize("relevance", [1.0, 0.6])
-def test_mmr_chooses_as_defined(store: Store, relevance: float) -> None:
+def test_mmr_chooses_as_defined(shared: Store, relevance: float) -> None:
     candidates = best(dense_scores(DENSE), 30)
     vectors = {point.id: np.asarray(point.vectors["dense"]) for point in POINTS}
     chosen: list[uuid.UUID] = []
@@ -226,7 +235,7 @@ def test_mmr_chooses_as_defined(store: Store, relevance: float) -> None:
         chosen.append(max(gain, key=lambda point: gain[point]))
         del left[chosen[-1]]
     mmr = Mmr(vector=DENSE, relevance=relevance, candidates=30)
-    [found] = store.query([Stage(query=mmr, using="dense", limit=8)])
+    [found] = shared.query([Stage(query=mmr, using="dense", limit=8)])
     assert [hit.id for hit in found] == chosen
     assert [hit.score for hit in found] == pytest.approx([dict(candidates)[point] for point in chosen], abs=1e-4)
 
@@ -308,27 +317,27 @@ def field(key: str, **condition: Any) -> models.FieldCondition:
     ],
 )
 def test_a_filter_keeps_what_it_says(
-    store: Store, filter: models.Filter, keeps: Callable[[dict[str, Any]], bool]
+    shared: Store, filter: models.Filter, keeps: Callable[[dict[str, Any]], bool]
 ) -> None:
     expected = {point.id for point in POINTS if keeps(dict(point.payload))}
-    assert store.count(filter) == len(expected)
-    [found] = store.query([Stage(query=DENSE, using="dense", limit=200, filter=filter)])
+    assert shared.count(filter) == len(expected)
+    [found] = shared.query([Stage(query=DENSE, using="dense", limit=200, filter=filter)])
     assert {hit.id for hit in found} == expected
-    page, following = store.scroll(filter=filter, limit=200)
+    page, following = shared.scroll(filter=filter, limit=200)
     assert ({point.id for point in page}, following) == (expected, None)
 
 
-def test_a_batch_of_searches_equals_the_searches_one_by_one(store: Store) -> None:
+def test_a_batch_of_searches_equals_the_searches_one_by_one(shared: Store) -> None:
     stages = [recipe(limit=5), *LEGS, Stage(query=sparse(), using="sparse", limit=3), Stage(limit=4)]
-    together = store.query(stages, fields=["n"], vectors=["dense"])
-    one_by_one = [store.query([stage], fields=["n"], vectors=["dense"])[0] for stage in stages]
+    together = shared.query(stages, fields=["n"], vectors=["dense"])
+    one_by_one = [shared.query([stage], fields=["n"], vectors=["dense"])[0] for stage in stages]
     assert [[hit.id for hit in found] for found in together] == [[hit.id for hit in found] for found in one_by_one]
     assert [len(found) for found in together] == [5, 30, 20, 0, 4]
     assert together[0][0].payload.keys() == {"n"}
     vectors = together[0][0].vectors
     assert vectors is not None
     assert [*vectors] == ["dense"]
-    assert store.query([], fields=()) == []
+    assert shared.query([], fields=()) == []
 
 
 async def test_async_twins_do_the_same(store: Store) -> None:
@@ -345,8 +354,8 @@ async def test_async_twins_do_the_same(store: Store) -> None:
     assert await store.acount() == 199
 
 
-def test_points_come_back_as_they_were_stored(store: Store) -> None:
-    read = store.retrieve([POINTS[0].id, uuid.uuid4(), POINTS[9].id], vectors=SCHEMA.vector_names)
+def test_points_come_back_as_they_were_stored(shared: Store) -> None:
+    read = shared.retrieve([POINTS[0].id, uuid.uuid4(), POINTS[9].id], vectors=SCHEMA.vector_names)
     assert read.keys() == {POINTS[0].id, POINTS[9].id}
     for original in (POINTS[0], POINTS[9]):
         point = read[original.id]
@@ -358,14 +367,14 @@ def test_points_come_back_as_they_were_stored(store: Store) -> None:
             assert isinstance(vector, np.ndarray)
             assert vector.dtype == np.float32
             np.testing.assert_allclose(vector, np.asarray(original.vectors[name]), atol=1e-6)
-    assert store.retrieve([POINTS[0].id], fields=())[POINTS[0].id].payload == {}
-    assert store.retrieve([POINTS[0].id])[POINTS[0].id].vectors == {}
+    assert shared.retrieve([POINTS[0].id], fields=())[POINTS[0].id].payload == {}
+    assert shared.retrieve([POINTS[0].id])[POINTS[0].id].vectors == {}
 
 
-def test_pages_hold_every_point_once_in_the_order_of_ids(store: Store) -> None:
+def test_pages_hold_every_point_once_in_the_order_of_ids(shared: Store) -> None:
     after, ids = None, []
     while True:
-        page, after = store.scroll(limit=33, after=after, fields=())
+        page, after = shared.scroll(limit=33, after=after, fields=())
         ids += [point.id for point in page]
         if after is None:
             break
@@ -471,9 +480,9 @@ def test_an_id_given_twice_is_refused(open_store: OpenStore) -> None:
         ),
     ],
 )
-def test_a_malformed_search_is_refused(store: Store, stage: Stage, fault: str) -> None:
+def test_a_malformed_search_is_refused(shared: Store, stage: Stage, fault: str) -> None:
     with pytest.raises(InvalidOptionError, match=fault):
-        store.query([stage])
+        shared.query([stage])
 
 
 def test_points_may_lack_vectors_and_be_found_by_those_they_have(open_store: OpenStore) -> None:

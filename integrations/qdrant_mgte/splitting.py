@@ -143,8 +143,8 @@ def _end(text: str, start: int, covered: int, furthest: int) -> int:
     reach = blanks.end() if blanks is not None else furthest
     for pattern, share in _LEVELS:
         earliest = max(start + int((furthest - start) * share), covered) + 1
-        ends = [match.end() for match in pattern.finditer(text, earliest, reach)]
-        if ends:
+        ends = [match.end() for match in pattern.finditer(text, start, reach)]
+        if ends and ends[-1] >= earliest:
             return ends[-1]
     return _between_characters(text, furthest, covered)
 

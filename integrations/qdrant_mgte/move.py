@@ -52,11 +52,13 @@ def _check_fits(source: Store, target: Store) -> None:
         raise CollectionError(
             f"{target.location} holds a collection of another model or layout; give a location that is empty"
         )
-    if target.count() > source.count():
-        raise CollectionError(
-            f"{target.location} holds {target.count():,} points and {source.location} {source.count():,}: it is no "
-            f"earlier part of this copy. Give a location that is empty"
-        )
+    for page in _pages(target, _PAGE_WITHOUT_VECTORS, vectors=(), fields=()):
+        here = source.retrieve([point.id for point in page], fields=())
+        if len(here) < len(page):
+            raise CollectionError(
+                f"{target.location} holds documents that {source.location} does not have: it is no earlier part of "
+                f"this copy. Give a location that is empty"
+            )
 
 
 def _copy(source: Store, target: Store, *, show_progress: bool) -> CopyReport:
@@ -110,15 +112,16 @@ def _check_copy(source: Store, target: Store, expected: str) -> None:
     if counts[0] != counts[1] or checksum.hexdigest() != expected:
         raise CollectionError(
             f"the copy {target.location} has {counts[1]:,} points with checksum {checksum.hexdigest()[:12]}, the "
-            f"original {counts[0]:,} with {expected[:12]}: it was written to by others, or holds other documents. "
-            f"Copy again to a location that is empty"
+            f"original {counts[0]:,} with {expected[:12]}: it was written to by others meanwhile. Copy again"
         )
 
 
-def _pages(store: Store, limit: int, *, vectors: tuple[str, ...]) -> Iterator[list[Point]]:
+def _pages(
+    store: Store, limit: int, *, vectors: tuple[str, ...], fields: tuple[str, ...] | None = None
+) -> Iterator[list[Point]]:
     after = None
     while True:
-        page, after = store.scroll(limit=limit, after=after, vectors=vectors)
+        page, after = store.scroll(limit=limit, after=after, fields=fields, vectors=vectors)
         yield page
         if after is None:
             return

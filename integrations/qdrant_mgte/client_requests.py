@@ -128,11 +128,11 @@ def _params(stage: Stage, schema: Schema, able: Capabilities) -> models.SearchPa
         return None  # it compares every point exactly, whatever it is asked
     if stage.exact:
         return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
-    if schema.preset == "compact" and stage.using == DENSE and not stage.prefetch:
-        return models.SearchParams(
-            quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
-        )
-    return None
+    if schema.preset != "compact" or stage.using != DENSE:
+        return None
+    if stage.prefetch:  # the few that a stage before has found are compared in full
+        return models.SearchParams(quantization=models.QuantizationSearchParams(ignore=True))
+    return models.SearchParams(quantization=models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING))
 
 
 def _client_vector(vector: Vector) -> Any:

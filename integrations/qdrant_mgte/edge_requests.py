@@ -150,9 +150,11 @@ def _query(stage: Stage) -> Any:
 def _params(stage: Stage, schema: Schema) -> "edge.SearchParams | None":
     if stage.exact:
         return edge.SearchParams(exact=True, quantization=edge.QuantizationSearchParams(ignore=True))
-    if schema.preset == "compact" and stage.using == DENSE and not stage.prefetch:
-        return edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING))
-    return None
+    if schema.preset != "compact" or stage.using != DENSE:
+        return None
+    if stage.prefetch:  # the few that a stage before has found are compared in full
+        return edge.SearchParams(quantization=edge.QuantizationSearchParams(ignore=True))
+    return edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING))
 
 
 def as_uuid(value: object) -> UUID:

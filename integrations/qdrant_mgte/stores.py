@@ -16,13 +16,26 @@ MEMORY = ":memory:"
 _Key = Path | tuple[str, str, ServerOptions]
 
 
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where a collection is; one thread at a time opens or closes it."""
+
+    # Re-entrant, as the pool's: the garbage collector may release a handle while this thread acquires another.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    store: Store | None = None
+
+
 @dataclass(slots=True)
 class StorePool:
-    """Open stores, counted by their handles."""
+    """Open stores, counted by their handles.
+
+    The pool's own lock is never held while something is opened or closed: that may wait for a server, whose thread the
+    garbage collector may have chosen to release a handle in.
+    """
 
     _handles: dict[Store, int] = field(default_factory=dict)
-    _by_key: dict[_Key, Store] = field(default_factory=dict)
-    # Re-entrant: the garbage collector may release a handle while this thread acquires another.
+    _place_of: dict[Store, _Place] = field(default_factory=dict)
+    _places: dict[_Key, _Place] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def acquire(
@@ -45,26 +58,36 @@ class StorePool:
             metadata: what a new collection gets.
             options: how to reach a server; ignored elsewhere.
         """
-        key = location if isinstance(location, Path) else (location, name, options)
-        with self._lock:
-            store = self._by_key.get(key)
+        place = self._place(location, name, options)
+        with place.lock:
+            store = place.store
             if store is None or (isinstance(store, EdgeStore) and not store.is_where_it_was):
                 store = _open(location, name, schema, metadata, options)
-                if location != MEMORY:
-                    self._by_key[key] = store
-                self._handles[store] = 0
-            self._handles[store] += 1
-            return store
+                place.store = store
+            with self._lock:
+                self._place_of[store] = place
+                self._handles[store] = self._handles.get(store, 0) + 1
+        return store
 
     def release(self, store: Store) -> None:
         """Give one handle back; the last one closes the store."""
+        place = self._place_of[store]
+        with place.lock:
+            with self._lock:
+                self._handles[store] -= 1
+                if self._handles[store]:
+                    return
+                del self._handles[store], self._place_of[store]
+            if place.store is store:
+                place.store = None
+            store.close()
+
+    def _place(self, location: Path | str, name: str, options: ServerOptions) -> _Place:
+        if location == MEMORY:
+            return _Place()
+        key = location if isinstance(location, Path) else (location, name, options)
         with self._lock:
-            self._handles[store] -= 1
-            if self._handles[store]:
-                return
-            del self._handles[store]
-            self._by_key = {key: kept for key, kept in self._by_key.items() if kept is not store}
-        store.close()
+            return self._places.setdefault(key, _Place())
 
 
 def _open(

@@ -4,6 +4,7 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from qdrant_client import models
 from mgte_rag import ClosedError, InvalidDocumentError, InvalidOptionError, SparseVector
 from qdrant_mgte.schema import Point, Schema, Vector
 from qdrant_mgte.store import Dbsf, Found, Mmr, Rrf, Stage, Store, WeightedSum
+from qdrant_mgte.stores import STORES
 
 SCHEMA = Schema(
     dense=16,
@@ -592,3 +594,27 @@ def test_sixteen_threads_read_and_write(open_store: OpenStore, request: pytest.F
     assert errors == []
     assert store.count() == 50 + 8 * rounds * 3
     assert store.count(models.Filter(must=[field("touched", match=models.MatchValue(value=True))])) == 8 * rounds
+
+
+def test_threads_that_open_and_close_never_see_it_open_elsewhere(engine: str, tmp_path: Path) -> None:
+    if engine == ":memory:":
+        pytest.skip("a collection in memory cannot be opened again")
+    location: Path | str = tmp_path / "c" if engine == "embedded" else engine
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    errors: list[BaseException] = []
+
+    def open_and_close() -> None:
+        try:
+            for _ in range(4):
+                store = STORES.acquire(location, name=name, schema=Schema(dense=2), metadata={})
+                store.count()
+                STORES.release(store)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_and_close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []

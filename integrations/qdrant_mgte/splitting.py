@@ -19,6 +19,10 @@ from qdrant_mgte.types import EncodingModel
 
 # Characters tokenised at a time for each token of a piece: enough for one piece of nearly any text.
 _WINDOW = 8
+# Characters of a text that is tokenised whole; a longer one is read piece by piece.
+_AT_ONCE = 200_000
+# Tokens by which a piece may differ from its part of the whole text.
+_CLOSE = 16
 # Tokens that a piece must have room for: the longest expansion of one character is 18.
 _LEAST_ROOM = 18
 _BLANKS = re.compile(r"\s*")
@@ -72,7 +76,7 @@ class Piece:
     Attributes:
         start: its first character's place in the text.
         end: one after its last.
-        tokens: tokens the model reads of it, markers and prompt included.
+        tokens: tokens of it, markers and prompt included, as counted in the whole text.
     """
 
     start: int
@@ -82,14 +86,40 @@ class Piece:
 
 def split_texts(texts: Sequence[str], model: EncodingModel, *, max_tokens: int, overlap: int) -> list[list[Piece]]:
     """The pieces of each text; one piece where the model reads it whole."""
-    at_once = [i for i, text in enumerate(texts) if len(text) <= 2 * _WINDOW * max_tokens]
-    counts = dict(zip(at_once, map(len, model.token_offsets([texts[i] for i in at_once])), strict=True))
-    return [
-        [Piece(0, len(text), counts[i])]
-        if counts.get(i, max_tokens + 1) <= max_tokens
-        else list(_split(text, model, max_tokens, overlap))
+    at_once = [i for i, text in enumerate(texts) if len(text) <= _AT_ONCE]
+    places = dict(zip(at_once, model.token_offsets([texts[i] for i in at_once]), strict=True))
+    overhead = len(model.token_offsets("")[0])
+    split = [
+        _cut(text, places[i], max_tokens - overhead, overhead, overlap) if i in places else []
         for i, text in enumerate(texts)
     ]
+    # A cut may change the tokens beside it, where the script has no blanks: pieces that are nearly full are counted.
+    close = [(i, piece) for i, each in enumerate(split) for piece in each if piece.tokens > max_tokens - _CLOSE]
+    counted = model.token_offsets([texts[i][piece.start : piece.end] for i, piece in close])
+    too_long = {i for (i, _), tokens in zip(close, counted, strict=True) if len(tokens) > max_tokens}
+    return [
+        each if each and i not in too_long else list(_split(texts[i], model, max_tokens, overlap))
+        for i, each in enumerate(split)
+    ]
+
+
+def _cut(text: str, places: Integers, room: int, overhead: int, overlap: int) -> list[Piece]:
+    """The pieces of a text of which all tokens are known."""
+    if len(places) <= room + overhead:
+        return [Piece(0, len(text), len(places))]
+    places = places[places[:, 1] > places[:, 0]]
+    pieces: list[Piece] = []
+    start = covered = 0
+    while True:
+        first = int(np.searchsorted(places[:, 0], start))
+        if len(places) - first <= room:
+            return [*pieces, Piece(start, len(text), len(places) - first + overhead)]
+        end = _end(text, start, covered, int(places[first + room - 1, 1]))
+        tokens = int(np.searchsorted(places[:, 1], end, side="right")) - first
+        pieces.append(Piece(start, end, tokens + overhead))
+        if end == len(text):
+            return pieces
+        start, covered = _next_start(text, start, end, places[first : first + room + _CLOSE], overlap), end
 
 
 def joined(pieces: Sequence[tuple[int, str]]) -> str:

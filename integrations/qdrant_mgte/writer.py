@@ -11,12 +11,12 @@ from typing import Any, Self
 from mgte_rag.errors import shown
 from qdrant_mgte.documents import CheckedDocument, chunk_ids, point_id
 from qdrant_mgte.reservations import Reservations
-from qdrant_mgte.schema import Point
+from qdrant_mgte.schema import Point, vector_fault
 from qdrant_mgte.store import Store
 from qdrant_mgte.types import Rejection, WriteReport
 
-# Batches that are ready while one is being written: memory against the odd slow write.
-_WAITING = 2
+# Batches that are ready while one is being written, 64 MB at most: a window of token vectors is four or five.
+_WAITING = 8
 
 
 @dataclass(slots=True)
@@ -30,7 +30,6 @@ class Batch:
         owners: ids of the documents that the points belong to.
         done: documents that are complete once this batch is stored, with how many pieces they have and how many an
             older version had beyond these.
-        faults: documents that cannot be stored, with reasons.
     """
 
     points: list[Point] = field(default_factory=list)
@@ -38,7 +37,6 @@ class Batch:
     payloads: dict[uuid.UUID, Mapping[str, Any]] = field(default_factory=dict)
     owners: dict[uuid.UUID, str] = field(default_factory=dict)
     done: list[tuple[CheckedDocument, int, int]] = field(default_factory=list)
-    faults: dict[str, str] = field(default_factory=dict)
 
     def add(self, points: Sequence[Point], size: int, document_id: str) -> None:
         """Add points of a document."""
@@ -178,15 +176,27 @@ class Writer:
         self._queue.task_done()
 
     def _store_batch(self, batch: Batch) -> None:
-        self._refused.update(batch.faults)
-        if batch.points:
-            for point, reason in self._store.upsert(batch.points).items():
-                self._refused[batch.owners[point]] = f"document {shown(batch.owners[point])}: {reason}"
-            self._parts.update(batch.owners.values())
+        points = self._sound(batch)
+        if points:
+            for point, reason in self._store.upsert(points).items():
+                self._refuse(batch.owners[point], reason)
+            self._parts.update(batch.owners[point.id] for point in points)
         if batch.payloads:
             self._store.update_payload(batch.payloads)
         for document, count, stale in batch.done:
             self._complete(document, count, stale)
+
+    def _sound(self, batch: Batch) -> list[Point]:
+        """The points of the documents that can be stored; the engine would refuse all for the sake of one."""
+        schema = self._store.schema
+        for point in batch.points:
+            faults = (vector_fault(name, vector, schema) for name, vector in point.vectors.items())
+            if fault := next(filter(None, faults), None):
+                self._refuse(batch.owners[point.id], fault)
+        return [point for point in batch.points if batch.owners[point.id] not in self._refused]
+
+    def _refuse(self, document_id: str, reason: str) -> None:
+        self._refused[document_id] = f"document {shown(document_id)}: {reason}"
 
     def _complete(self, document: CheckedDocument, count: int, stale: int) -> None:
         """A document's points are stored, or refused: remove what does not belong."""

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mgte_rag import Encodings, InputTypeError, InvalidDocumentError, SparseVector
-from mgte_rag.errors import shown
 from mgte_rag.progress import Progress
 from qdrant_mgte.documents import STATE_FIELDS, CheckedDocument, Chunk, check_document, chunk_ids, point_id
 from qdrant_mgte.encodings import check_widths, outputs_of, vectors_of
 from qdrant_mgte.manifest import check_still_of
 from qdrant_mgte.reservations import reservations_of
-from qdrant_mgte.schema import Point, vector_fault
+from qdrant_mgte.schema import Point
 from qdrant_mgte.splitting import Splitting, split_texts
 from qdrant_mgte.store import Store
 from qdrant_mgte.types import EncodingModel, WriteReport
@@ -23,7 +22,7 @@ from qdrant_mgte.writer import Batch, Writer
 
 # Documents looked up together, and characters of their texts, so that a few huge ones do not fill the memory.
 _GROUP = 256
-_GROUP_CHARACTERS = 16 * 1024 * 1024
+_GROUP_CHARACTERS = 4 * 1024 * 1024
 # Pieces encoded together, and their tokens: 64k tokens of 128 float32 are 32 MB.
 _WINDOW = 256
 _WINDOW_TOKENS = 65_536
@@ -73,7 +72,6 @@ class _Pipeline:
         self._held: list[Point] = []  # of the document that is being put together
         self._held_bytes = 0
         self._first: Point | None = None
-        self._fault: str | None = None
         self._told = 0
 
     def add(self, group: Mapping[str, CheckedDocument]) -> None:
@@ -179,15 +177,13 @@ class _Pipeline:
     def _put_together(self, chunk: Chunk) -> None:
         """Add a document's next piece; the last one completes it."""
         point = Point(chunk.point_id, chunk.vectors, chunk.payload())
-        for name, vector in chunk.vectors.items():
-            self._fault = self._fault or vector_fault(name, vector, self.schema)
         self._held_bytes += point_bytes(point)
         if chunk.number == 0:
             self._first = point
         else:
             self._held.append(point)
         if chunk.number < chunk.count - 1:
-            if self._fault is None and self._held and self._held_bytes > BATCH_BYTES:  # a huge document
+            if self._held and self._held_bytes > BATCH_BYTES:  # a huge document
                 self._send()
                 self._batch.add(self._held, self._held_bytes, chunk.document.id)
                 self._send()
@@ -196,12 +192,9 @@ class _Pipeline:
         assert self._first is not None  # pieces come in order
         if self._batch.size and self._batch.size + self._held_bytes > BATCH_BYTES:
             self._send()
-        if self._fault is None:
-            self._batch.add([*self._held, self._first], self._held_bytes, chunk.document.id)
-        else:
-            self._batch.faults[chunk.document.id] = f"document {shown(chunk.document.id)}: {self._fault}"
+        self._batch.add([*self._held, self._first], self._held_bytes, chunk.document.id)
         self._batch.done.append((chunk.document, chunk.count, chunk.stale))
-        self._held, self._held_bytes, self._first, self._fault = [], 0, None, None
+        self._held, self._held_bytes, self._first = [], 0, None
 
     def _send(self) -> None:
         if self._batch.done or self._batch.points:

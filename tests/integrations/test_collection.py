@@ -91,13 +91,13 @@ def test_documents_are_read_and_written_a_few_at_a_time(
     stored_when_read = []
 
     def documents() -> Iterator[dict[str, str]]:
-        for i in range(20):
+        for i in range(60):
             stored_when_read.append(collection.count())
             yield {"id": str(i), "text": f"text {i}"}
 
-    assert collection.upsert(documents()).written == 20
-    for read, stored in enumerate(stored_when_read):  # two groups of two wait, one is being written, one is encoded
-        assert read - 10 <= stored <= read
+    assert collection.upsert(documents()).written == 60
+    for read, stored in enumerate(stored_when_read):  # eight groups of two wait, one is written, one is encoded
+        assert read - 22 <= stored <= read
     assert stored_when_read[-1] > 0
 
 

@@ -16,11 +16,13 @@ import qdrant_edge as edge
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import CollectionError, CollectionLockedError, CorruptCollectionError, EmbeddingModel
 from qdrant_mgte import HybridCollection
+from qdrant_mgte import edge as edge_engine
 
 INDEXER = """
 import json, sys
 from mgte_rag import EmbeddingModel
 from qdrant_mgte import HybridCollection
+from qdrant_mgte import edge as edge_engine
 
 folder, documents = sys.argv[1], json.load(open(sys.argv[2]))
 with EmbeddingModel.load() as model, HybridCollection.open(folder, model=model) as collection:
@@ -132,13 +134,13 @@ def test_a_forked_child_is_refused_and_does_the_parent_no_harm(collection: Hybri
     assert collection.count() == 2
 
 
-def test_a_panic_inside_the_engine_is_an_ordinary_error(collection: HybridCollection, tmp_path: Path) -> None:
+def test_a_panic_inside_the_engine_is_an_ordinary_error(tmp_path: Path) -> None:
     multi = edge.EdgeVectorParams(
         size=2, distance=edge.Distance.Dot, multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
     )
     scratch = edge.EdgeShard.create(str(tmp_path / "scratch"), edge.EdgeConfig(vectors={"tokens": multi}))
     ragged = edge.UpdateOperation.upsert_points([edge.Point(1, {"tokens": [[1.0, 2.0], [3.0]]})])
-    with pytest.raises(CollectionError, match="could not write"), collection._store._guarded("write"):
+    with pytest.raises(CollectionError, match="could not write"), edge_engine._guarded("write", tmp_path):
         scratch.update(ragged)
 
 
@@ -163,7 +165,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path, min
     [
         ("{", "cannot read"),
         ("{}", "no manifest of an mgte-rag collection"),
-        ('{"format": "mgte-rag collection", "schema_version": 99}', "schema version 99, this release reads 1"),
+        ('{"format": "mgte-rag collection", "schema_version": 99}', "schema version 99, this release reads up to 2"),
         ('{"format": "mgte-rag collection", "schema_version": 1}', "incomplete"),
         (
             '{"format": "mgte-rag collection", "schema_version": 1, "state": "odd", "dim": 384, '

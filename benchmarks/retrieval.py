@@ -1,21 +1,32 @@
 """Retrieval quality of each output of a model on folders in the BEIR layout, by exact search.
 
-    python benchmarks/retrieval.py "$MGTE_DATA"/retrieval/{cranfield,cisi,xquad-en} [--model mini]
+    python benchmarks/retrieval.py "$MGTE_DATA"/retrieval/{cranfield,cisi,xquad-en} [--model mini] [--fusions]
 
-nDCG@10 with binary relevance; a query's documents are ranked by raw score, ties by their place in the corpus.
+nDCG@10 with binary relevance; a query's documents are ranked by raw score, ties by their place in the corpus. With
+``--fusions`` by what a collection's search returns, for dense, sparse, and each way to fuse the two.
 """
 
 import argparse
 import gzip
 import json
+import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mgte_rag import EmbeddingModel
-from mgte_rag.types import Floats
+from mgte_rag.types import Integers
+from qdrant_mgte import HybridCollection, dbsf, rrf, weighted
+
+FUSIONS = {
+    **{f"rrf(k={k})": rrf(k) for k in (1, 2, 5, 10, 20, 61)},
+    "dbsf": dbsf(),
+    "1 : 0.1": weighted({"dense": 1, "sparse": 0.1}),
+}
 
 
 def main() -> None:
@@ -23,10 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--model", default=None, help="hub id or folder (default: the embedded default)")
+    parser.add_argument("--fusions", action="store_true", help="compare the ways to fuse dense and sparse instead")
     options = parser.parse_args()
     with EmbeddingModel.load(options.model) as model:
         for folder in options.folders:
-            figures = evaluate(model, folder)
+            figures = (evaluate_fusions if options.fusions else evaluate)(model, folder)
             print(
                 f"{folder.name:16}" + "   ".join(f"{name} {value:.3f}" for name, value in figures.items()), flush=True
             )
@@ -34,6 +46,39 @@ def main() -> None:
 
 def evaluate(model: EmbeddingModel, folder: Path) -> dict[str, float]:
     """nDCG@10 by output, and of the hybrid score with the model's own weights, with and without late interaction."""
+    texts, questions, judged = read_folder(folder)
+    found = model.encode_document(texts, outputs=model.outputs)
+    asked = model.encode_query(questions, outputs=model.outputs)
+    scores = model.similarity(asked, found)
+    matrices = {output: getattr(scores, output) for output in model.outputs}
+    if {"dense", "sparse"} <= set(model.outputs):
+        sides = (replace(side, multi_vector=None) for side in (asked, found))
+        matrices["dense + sparse"] = model.similarity(*sides).hybrid
+    matrices["hybrid"] = scores.hybrid
+    return {name: ndcg_at_10(np.argsort(-matrix, kind="stable"), judged) for name, matrix in matrices.items()}
+
+
+def evaluate_fusions(model: EmbeddingModel, folder: Path) -> dict[str, float]:
+    """nDCG@10 of a collection's hits, by mode and fusion."""
+    texts, questions, judged = read_folder(folder)
+    ways: dict[str, dict[str, Any]] = {"dense": {"mode": "dense"}, "sparse": {"mode": "sparse"}}
+    ways |= {name: {"mode": "hybrid", "fusion": fusion} for name, fusion in FUSIONS.items()}
+    with (
+        tempfile.TemporaryDirectory() as place,
+        HybridCollection.open(f"{place}/c", model=model, outputs=("dense", "sparse"), preset="exact") as collection,
+    ):
+        documents = ({"id": str(place), "text": text or " "} for place, text in enumerate(texts))
+        collection.upsert(documents, split=False).raise_for_rejected()
+        asked = model.encode_query(questions, outputs=("dense", "sparse"))
+        figures = {}
+        for name, way in ways.items():
+            hits = collection.search_batch(asked, limit=10, **way)
+            figures[name] = ndcg_at_10([[int(hit.id) for hit in each] for each in hits], judged)
+    return figures
+
+
+def read_folder(folder: Path) -> tuple[list[str], list[str], list[set[int]]]:
+    """The texts of the corpus, the questions, and the places of the documents that are relevant to each."""
     corpus, queries = read_lines(folder / "corpus.jsonl.gz"), read_lines(folder / "queries.jsonl.gz")
     places = {document["_id"]: place for place, document in enumerate(corpus)}
     relevant: dict[str, set[int]] = defaultdict(set)
@@ -41,16 +86,7 @@ def evaluate(model: EmbeddingModel, folder: Path) -> dict[str, float]:
         query, document, _ = line.split("\t")
         relevant[query].add(places[document])
     texts = [f"{document['title']} {document['text']}".strip() for document in corpus]
-    found = model.encode_document(texts, outputs=model.outputs)
-    asked = model.encode_query([query["text"] for query in queries], outputs=model.outputs)
-    scores = model.similarity(asked, found)
-    matrices = {output: getattr(scores, output) for output in model.outputs}
-    if {"dense", "sparse"} <= set(model.outputs):
-        sides = (replace(side, multi_vector=None) for side in (asked, found))
-        matrices["dense + sparse"] = model.similarity(*sides).hybrid
-    matrices["hybrid"] = scores.hybrid
-    judged = [relevant[query["_id"]] for query in queries]
-    return {name: ndcg_at_10(matrix, judged) for name, matrix in matrices.items()}
+    return texts, [query["text"] for query in queries], [relevant[query["_id"]] for query in queries]
 
 
 def read_lines(path: Path) -> list[dict[str, str]]:
@@ -59,13 +95,12 @@ def read_lines(path: Path) -> list[dict[str, str]]:
         return [json.loads(line) for line in lines]
 
 
-def ndcg_at_10(scores: Floats, relevant: list[set[int]]) -> float:
+def ndcg_at_10(rankings: Sequence[Sequence[int]] | Integers, relevant: list[set[int]]) -> float:
     """Mean over queries: gains 1 / log2(rank + 1) of the relevant among the first ten, over the best possible sum."""
     gains = 1 / np.log2(np.arange(2, 12))
     values = []
-    for row, wanted in zip(scores, relevant, strict=True):
-        first = np.argsort(-row, kind="stable")[:10]
-        hits = np.array([place in wanted for place in first])
+    for ranking, wanted in zip(rankings, relevant, strict=True):
+        hits = np.array([place in wanted for place in ranking[:10]], dtype=bool)
         values.append(gains[: len(hits)][hits].sum() / gains[: len(wanted)].sum())
     return float(np.mean(values))
 

@@ -169,7 +169,8 @@ def check_document(document: Any, position: int, schema: Schema) -> CheckedDocum
         else:
             check_unicode(document_id, "id")
     except InvalidDocumentError as error:
-        raise InvalidDocumentError(f"document {shown(document_id)}: {error}") from None
+        named = "" if document_id is None else f"document {shown(document_id)}: "
+        raise InvalidDocumentError(f"{named}{error}") from None
     return CheckedDocument(
         document_id,
         text,

@@ -3,13 +3,13 @@
 It is not thread-safe, writers break readers and each other, so that one call at a time reaches it.
 """
 
-import asyncio
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from qdrant_client import QdrantClient
 
 from mgte_rag import CollectionError, InvalidOptionError
+from mgte_rag.async_calls import in_thread
 from qdrant_mgte.capabilities import IN_MEMORY
 from qdrant_mgte.client import ClientStore
 from qdrant_mgte.connection import NotThereError, Result
@@ -50,7 +50,7 @@ class MemoryConnection:
 
     async def arun(self, work: Coroutine[Any, Any, Result]) -> Result:
         """The same in a worker thread."""
-        return await asyncio.to_thread(self.run, work)
+        return await in_thread(self.run, work)
 
     def close(self) -> None:
         """Forget everything."""

@@ -171,7 +171,7 @@ def _sparse_fault(vector: object) -> str | None:
         return f"the vector {SPARSE!r} has indices of {indices.dtype}; whole numbers are needed"
     if indices.size and (indices.min() < 0 or indices.max() >= 2**31):
         return f"the vector {SPARSE!r} has an index outside 0 to 2**31 - 1"
-    if len(np.unique(indices)) != len(indices):
+    if not np.diff(np.sort(indices)).all():
         return f"the vector {SPARSE!r} has the same index more than once; add their values"
     if not np.isfinite(values).all():
         return f"the vector {SPARSE!r} holds NaN or infinity"

@@ -1,9 +1,10 @@
 """Async twins of methods that compute or wait."""
 
-import asyncio
 import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from mgte_rag import async_calls
 
 Owner = TypeVar("Owner")
 Arguments = ParamSpec("Arguments")
@@ -16,7 +17,7 @@ def in_thread(
     """The method in a worker thread, with the same arguments: the event loop goes on."""
 
     async def twin(self: Owner, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        return await asyncio.to_thread(method, self, *args, **kwargs)
+        return await async_calls.in_thread(method, self, *args, **kwargs)
 
     functools.update_wrapper(twin, method)
     twin.__name__ = f"a{method.__name__}"

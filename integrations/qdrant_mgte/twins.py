@@ -1,12 +1,12 @@
 """Async twins of an engine that has none of its own: the same call in a worker thread."""
 
-import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qdrant_client import models
 
+from mgte_rag.async_calls import in_thread
 from qdrant_mgte.schema import Point
 from qdrant_mgte.store import Found, Stage, Store
 
@@ -16,25 +16,25 @@ class ThreadedTwins(Store):
 
     async def aupsert(self, points: Sequence[Point]) -> dict[uuid.UUID, str]:
         """``upsert`` in a worker thread."""
-        return await asyncio.to_thread(self.upsert, points)
+        return await in_thread(self.upsert, points)
 
     async def aupdate_payload(self, payloads: Mapping[uuid.UUID, Mapping[str, Any]], *, replace: bool = False) -> None:
         """``update_payload`` in a worker thread."""
-        await asyncio.to_thread(self.update_payload, payloads, replace=replace)
+        await in_thread(self.update_payload, payloads, replace=replace)
 
     async def adelete(self, ids: Sequence[uuid.UUID]) -> None:
         """``delete`` in a worker thread."""
-        await asyncio.to_thread(self.delete, ids)
+        await in_thread(self.delete, ids)
 
     async def adelete_where(self, filter: models.Filter) -> None:
         """``delete_where`` in a worker thread."""
-        await asyncio.to_thread(self.delete_where, filter)
+        await in_thread(self.delete_where, filter)
 
     async def aretrieve(
         self, ids: Sequence[uuid.UUID], *, fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> dict[uuid.UUID, Point]:
         """``retrieve`` in a worker thread."""
-        return await asyncio.to_thread(self.retrieve, ids, fields=fields, vectors=vectors)
+        return await in_thread(self.retrieve, ids, fields=fields, vectors=vectors)
 
     async def ascroll(
         self,
@@ -46,16 +46,14 @@ class ThreadedTwins(Store):
         vectors: Sequence[str] = (),
     ) -> tuple[list[Point], uuid.UUID | None]:
         """``scroll`` in a worker thread."""
-        return await asyncio.to_thread(
-            self.scroll, filter=filter, limit=limit, after=after, fields=fields, vectors=vectors
-        )
+        return await in_thread(self.scroll, filter=filter, limit=limit, after=after, fields=fields, vectors=vectors)
 
     async def acount(self, filter: models.Filter | None = None) -> int:
         """``count`` in a worker thread."""
-        return await asyncio.to_thread(self.count, filter)
+        return await in_thread(self.count, filter)
 
     async def aquery(
         self, stages: Sequence[Stage], *, fields: Sequence[str] | None = None, vectors: Sequence[str] = ()
     ) -> list[list[Found]]:
         """``query`` in a worker thread."""
-        return await asyncio.to_thread(self.query, stages, fields=fields, vectors=vectors)
+        return await in_thread(self.query, stages, fields=fields, vectors=vectors)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from mgte_rag import InvalidDocumentError
 from mgte_rag.errors import shown
 from qdrant_mgte.documents import CheckedDocument, chunk_ids, point_id
 from qdrant_mgte.reservations import Reservations
@@ -176,9 +177,14 @@ class Writer:
         self._queue.task_done()
 
     def _store_batch(self, batch: Batch) -> None:
-        points = self._sound(batch)
+        points = self._accepted(batch)
         if points:
-            for point, reason in self._store.upsert(points).items():
+            try:
+                refused = self._store.upsert(points)
+            except InvalidDocumentError:  # nothing was written: an engine refuses all for the sake of one
+                points = self._sound(points, batch)
+                refused = self._store.upsert(points) if points else {}
+            for point, reason in refused.items():
                 self._refuse(batch.owners[point], reason)
             self._parts.update(batch.owners[point.id] for point in points)
         if batch.payloads:
@@ -186,14 +192,18 @@ class Writer:
         for document, count, stale in batch.done:
             self._complete(document, count, stale)
 
-    def _sound(self, batch: Batch) -> list[Point]:
-        """The points of the documents that can be stored; the engine would refuse all for the sake of one."""
+    def _accepted(self, batch: Batch) -> list[Point]:
+        """The points of documents of which nothing was refused before."""
+        return [point for point in batch.points if batch.owners[point.id] not in self._refused]
+
+    def _sound(self, points: Sequence[Point], batch: Batch) -> list[Point]:
+        """The points of the documents that can be stored; the others are refused."""
         schema = self._store.schema
-        for point in batch.points:
+        for point in points:
             faults = (vector_fault(name, vector, schema) for name, vector in point.vectors.items())
             if fault := next(filter(None, faults), None):
                 self._refuse(batch.owners[point.id], fault)
-        return [point for point in batch.points if batch.owners[point.id] not in self._refused]
+        return self._accepted(batch)
 
     def _refuse(self, document_id: str, reason: str) -> None:
         self._refused[document_id] = f"document {shown(document_id)}: {reason}"

@@ -188,7 +188,7 @@ def test_metadata_nested_fifty_deep_comes_back(collection: HybridCollection) -> 
 
 BAD_DOCUMENTS = [
     ("no dictionary", "must be a dictionary with id and text, not str"),
-    ({"text": 5}, "document None: text must be a string, not int"),
+    ({"text": 5}, "text must be a string, not int"),
     ({"id": "", "text": "x"}, "not empty"),
     ({"id": 3, "text": "x"}, "id must be a string.*not 3"),
     ({"id": "bad"}, "'bad': text must be a string, not NoneType"),

@@ -1,5 +1,6 @@
 """Collections on every engine, with the real embedded default: what is written, found, changed and moved."""
 
+import asyncio
 import dataclasses
 import math
 import os
@@ -691,3 +692,28 @@ def test_a_refused_point_rejects_its_document_whole(
 def test_reports_are_plain_values(collection: HybridCollection) -> None:
     report = collection.upsert([{"id": "a", "text": "x"}])
     assert dataclasses.asdict(report)["written"] == 1
+
+
+async def test_concurrent_searches_reach_the_model_together_to_be_batched(
+    open_collection: OpenCollection, mini: EmbeddingModel
+) -> None:
+    model = WaitingModel(mini, together=24)
+    collection = open_collection(model=model)
+    collection.upsert([{"id": "a", "text": "Most birds can fly."}])
+    found = await asyncio.gather(*(collection.asearch("wings", limit=1) for _ in range(24)))
+    assert [hit.id for hits in found for hit in hits] == ["a"] * 24
+
+
+class WaitingModel:
+    """A model that answers no question until so many were asked."""
+
+    def __init__(self, model: EmbeddingModel, *, together: int) -> None:
+        self._model = model
+        self._all_there = threading.Barrier(together, timeout=20)
+
+    def encode_query(self, *arguments: Any, **options: Any) -> Any:
+        self._all_there.wait()
+        return self._model.encode_query(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)

@@ -19,19 +19,17 @@ from typing import Any, Self
 import qdrant_edge as edge
 from qdrant_client import models
 
-from mgte_rag import CollectionError, CollectionLockedError, CorruptCollectionError, InvalidOptionError
+from mgte_rag import CollectionLockedError, InvalidOptionError
 from qdrant_mgte.disk import check_room, check_room_for, folder_bytes
 from qdrant_mgte.edge_filter import edge_filter
-from qdrant_mgte.edge_recovery import what_can_be_recovered
 from qdrant_mgte.edge_requests import (
     as_uuid,
-    edge_config,
     edge_point,
-    index_operations,
     payload_selector,
     query_request,
     vectors_of,
 )
+from qdrant_mgte.edge_shards import create_shard, guarded, load_shard
 from qdrant_mgte.folder import CollectionFolder, Version
 from qdrant_mgte.gate import Gate
 from qdrant_mgte.schema import Point, Schema, check_points
@@ -50,7 +48,7 @@ class EdgeStore(ThreadedTwins):
         self._folder = folder
         self._pid = os.getpid()
         self._version = version
-        self._shard = _load(folder.shard(version), str(folder.path))
+        self._shard = load_shard(folder.shard(version), str(folder.path))
         self._write_lock = threading.RLock()
         self._gate = Gate(f"the collection {folder.path}", self._release)
         self._owns_folder = owns_folder
@@ -82,12 +80,12 @@ class EdgeStore(ThreadedTwins):
                 if schema is None:
                     raise InvalidOptionError(f"there is no collection in {path}")
                 new = Version(number=1, state="creating", schema=schema, metadata=dict(metadata))
-                with _guarded("create", path):
+                with guarded("create", path):
                     folder.write(served=new, next=None)
             folder.remove_leftovers()
             assert folder.served is not None
             if folder.served.state == "creating":  # new, or the process died right here: nothing was acknowledged
-                folder.write(served=_create(folder, folder.served), next=None)
+                folder.write(served=create_shard(folder, folder.served), next=None)
             return cls(folder, folder.served, owns_folder=True)
         except BaseException:
             folder.release()
@@ -257,7 +255,7 @@ class EdgeStore(ThreadedTwins):
                 number = self._version.number + 1
                 new = Version(number=number, state="creating", schema=schema, metadata=dict(metadata))
                 self._folder.write(next=new)
-                self._folder.write(next=_create(self._folder, new))
+                self._folder.write(next=create_shard(self._folder, new))
                 assert self._folder.next is not None
                 self._next = EdgeStore(self._folder, self._folder.next, owns_folder=False)
             return self._next
@@ -295,7 +293,7 @@ class EdgeStore(ThreadedTwins):
 
     def _exchange(self, version: Version, shard: "edge.EdgeShard") -> None:
         """Use another shard from now on, and delete the files of the one before."""
-        with self._gate.alone(), _guarded("close", self._folder.path):
+        with self._gate.alone(), guarded("close", self._folder.path):
             old, self._shard, self._version = self._shard, shard, version
             old.close()
         self._folder.remove_leftovers()
@@ -319,7 +317,7 @@ class EdgeStore(ThreadedTwins):
             if self._next is not None:
                 self._next.close()
             if self.is_where_it_was and not self._given_away:  # else the files were deleted under us
-                with _guarded("close", self._folder.path):
+                with guarded("close", self._folder.path):
                     self._shard.flush()
                     self._shard.close()
         finally:
@@ -333,33 +331,8 @@ class EdgeStore(ThreadedTwins):
             raise CollectionLockedError(
                 f"the collection {self.location} was opened by the parent process; a forked child must not touch it"
             )
-        with self._gate.operation(), _guarded(action, self._folder.path):
+        with self._gate.operation(), guarded(action, self._folder.path):
             yield self._shard
-
-
-def _create(folder: CollectionFolder, version: Version) -> Version:
-    """Make a version's engine files, its payload indexes first; what was there was never acknowledged."""
-    shard_folder = folder.shard(version)
-    shutil.rmtree(shard_folder, ignore_errors=True)
-    check_room(0, folder.path)
-    with _guarded("create", folder.path):
-        shard = edge.EdgeShard.create(str(shard_folder), edge_config(version.schema))
-        for operation in index_operations(version.schema):
-            shard.update(operation)
-        shard.flush()
-        shard.close()
-    return dataclasses.replace(version, state="ready")
-
-
-def _load(shard_folder: Path, location: str) -> "edge.EdgeShard":
-    try:
-        with _guarded("load", shard_folder):
-            return edge.EdgeShard.load(str(shard_folder))
-    except CollectionError as error:
-        raise CorruptCollectionError(
-            f"the files of the collection {location} cannot be read ({error.__cause__}). "
-            f"{what_can_be_recovered(shard_folder)} Restore the folder from a copy, or delete it and index again."
-        ) from error
 
 
 def _check_for_folder(schema: Schema) -> None:
@@ -369,24 +342,3 @@ def _check_for_folder(schema: Schema) -> None:
 
 def _point(record: "edge.Record") -> Point:
     return Point(as_uuid(record.id), vectors_of(record.vector), record.payload or {})
-
-
-@contextlib.contextmanager
-def _guarded(action: str, folder: Path) -> Iterator[None]:
-    """The engine's errors as ours. It raises plain Exception, and PanicException, which is no Exception at all."""
-    try:
-        yield
-    except BaseException as error:
-        if not is_from_engine(error):
-            raise
-        reason = str(error)[:1500]  # copying a folder lists every file that could not be copied
-        raise CollectionError(f"the embedded engine could not {action} in {folder}: {reason}") from error
-
-
-def is_from_engine(error: BaseException) -> bool:
-    """Whether an error is the engine's or the operating system's."""
-    return (
-        type(error) in (Exception, RuntimeError)
-        or type(error).__name__ == "PanicException"
-        or isinstance(error, OSError)
-    )

@@ -19,7 +19,7 @@ from typing import Any, Self
 import qdrant_edge as edge
 from qdrant_client import models
 
-from mgte_rag import CollectionLockedError, InvalidOptionError
+from mgte_rag import CollectionError, CollectionLockedError, InvalidOptionError
 from qdrant_mgte.disk import check_room, check_room_for, folder_bytes
 from qdrant_mgte.edge_filter import edge_filter
 from qdrant_mgte.edge_requests import (
@@ -116,8 +116,22 @@ class EdgeStore(ThreadedTwins):
         with self._write_lock, self._operation("write the metadata"):
             self._record(dataclasses.replace(self._version, metadata=dict(metadata)))
 
+    def _check_room_for(self, points: Sequence[Point]) -> None:
+        with self._operation("write"):
+            self._check_folder()
+            check_room_for(points, self._folder.path)
+
+    def _check_folder(self) -> None:
+        """What is written into a deleted folder is lost, into one that replaced it, harm."""
+        if not self.is_where_it_was:
+            raise CollectionError(
+                f"the folder {self.location} was deleted or replaced since this collection was opened: nothing was "
+                f"written. Close the collection and open it again"
+            )
+
     def _record(self, version: Version) -> None:
         """Put this store's version into the manifest."""
+        self._check_folder()
         if self._owns_folder:
             self._folder.write(served=version, next=self._folder.next)
         else:
@@ -127,7 +141,7 @@ class EdgeStore(ThreadedTwins):
     def upsert(self, points: Sequence[Point]) -> dict[uuid.UUID, str]:
         """Store points; when this returns they are on the disk."""
         check_points(points, self.schema)
-        check_room_for(points, self._folder.path)
+        self._check_room_for(points)
         self._write([edge.UpdateOperation.upsert_points([edge_point(point) for point in points])])
         return {}
 
@@ -135,7 +149,7 @@ class EdgeStore(ThreadedTwins):
         """Set payload fields, or replace whole payloads."""
         change = edge.UpdateOperation.overwrite_payload if replace else edge.UpdateOperation.set_payload
         with self._write_lock:
-            check_room_for([Point(point, {}, payload) for point, payload in payloads.items()], self._folder.path)
+            self._check_room_for([Point(point, {}, payload) for point, payload in payloads.items()])
             there = self.retrieve(list(payloads), fields=())
             self._write([change([point], dict(payloads[point])) for point in payloads if point in there])
 
@@ -151,6 +165,7 @@ class EdgeStore(ThreadedTwins):
 
     def _write(self, operations: "Iterable[edge.UpdateOperation]") -> None:
         with self._write_lock, self._operation("write") as shard:
+            self._check_folder()
             try:
                 for operation in operations:
                     shard.update(operation)
@@ -219,6 +234,7 @@ class EdgeStore(ThreadedTwins):
         """
         with self._write_lock:
             with self._operation("optimize") as shard:
+                self._check_folder()
                 shard.flush()
                 number = max(v.number for v in (self._folder.served, self._folder.next) if v is not None) + 1
                 version = dataclasses.replace(self._version, number=number)

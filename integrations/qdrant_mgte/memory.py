@@ -64,7 +64,7 @@ def open_memory(schema: Schema | None, metadata: Mapping[str, Any]) -> ClientSto
         InvalidOptionError: no schema, or one with shards or replicas.
     """
     if schema is None:
-        raise InvalidOptionError("a collection in memory is always a new one; give a schema")
+        raise InvalidOptionError("a collection in memory is always a new one: there is nothing to open or to migrate")
     if schema.shards is not None or schema.replicas is not None:
         raise InvalidOptionError("memory has no shards and replicas: leave both None, or give the URL of a server")
     return ClientStore.open(MemoryConnection(), "documents", schema, metadata)

@@ -1,5 +1,6 @@
 """The embedded engine when its process is killed, its disk is full, its files are damaged or another process comes."""
 
+import contextlib
 import json
 import os
 import random
@@ -11,8 +12,9 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,6 +265,29 @@ def test_a_damaged_segment_is_reported_with_what_the_others_hold(written: Path) 
     with pytest.raises(CorruptCollectionError, match=r"Without shard/segments/\S+ it can be read and has \d+ points"):
         EdgeStore.open(written, None, {})
     assert {path: path.read_bytes() for path in written.rglob("*") if path.is_file()} == before, "nothing was changed"
+
+
+def test_nothing_is_written_into_a_folder_that_was_deleted_or_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "collection"
+    with contextlib.closing(EdgeStore.open(folder, SCHEMA, {})) as store:
+        store.upsert(batch(0))
+        shutil.rmtree(folder)
+        with contextlib.closing(EdgeStore.open(folder, SCHEMA, {})) as new:
+            writes: list[Callable[[], Any]] = [
+                lambda: store.upsert(batch(1)),
+                lambda: store.update_payload({batch(0)[0].id: {"n": 1}}),
+                lambda: store.delete([batch(0)[0].id]),
+                lambda: store.set_metadata({"n": 1}),
+                store.optimize,
+            ]
+            for write in writes:
+                with pytest.raises(CollectionError, match=r"deleted or replaced since .* open it again"):
+                    write()
+            new.upsert(batch(2))
+            assert new.count() == BATCH
+        shutil.rmtree(folder)
+        with pytest.raises(CollectionError, match="deleted or replaced since"):
+            store.upsert(batch(1))
 
 
 @pytest.mark.parametrize("damage", ["deleted", "emptied", "everything"])

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from qdrant_client import models
 
 from mgte_rag import Encodings, InputTypeError, InvalidOptionError
@@ -13,7 +14,7 @@ from qdrant_mgte.encodings import vectors_of
 from qdrant_mgte.plan import Search, fused, plan
 from qdrant_mgte.schema import DENSE, MULTI_VECTOR, SPARSE, Schema, Vector, vector_fault
 from qdrant_mgte.store import Found, Stage, Store
-from qdrant_mgte.types import EncodingModel, Hit
+from qdrant_mgte.types import EncodingModel, Hit, ScoringModel
 
 # Points fetched beyond those asked for, so that those with equal scores can be put in order.
 _BEYOND = 16
@@ -136,13 +137,21 @@ def _reranked(queries: Sequence[Query], hits: Sequence[list[Hit]], search: Searc
     wanted = max(search.rerank_candidates, search.offset + search.limit)
     kept = [each if search.group_by_parent else each[:wanted] for each in hits]
     pairs = [(query.text or "", hit.text) for query, each in zip(queries, kept, strict=True) for hit in each]
-    scores = iter(search.rerank.score(pairs) if pairs else ())
+    scores = iter(_scored(search.rerank, pairs))
     results = []
     for each in kept:
-        scored = [replace(hit, score=(score := float(next(scores))), scores={"rerank": score}) for hit in each]
+        scored = [replace(hit, score=(score := next(scores)), scores={"rerank": score}) for hit in each]
         scored = [hit for hit in scored if least is None or hit.score >= least]
         results.append(sorted(scored, key=lambda hit: (-hit.score, hit.id, hit.chunk_no)))
     return results
+
+
+def _scored(reranker: ScoringModel, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    scores = [float(score) for score in reranker.score(pairs)] if pairs else []
+    if len(scores) != len(pairs) or not np.isfinite(scores).all():
+        wrong = "NaN or infinity" if len(scores) == len(pairs) else f"{len(scores)} scores for {len(pairs)} pairs"
+        raise InvalidOptionError(f"rerank gave {wrong}; score(pairs) must give one finite number for each pair")
+    return scores
 
 
 def _chosen(hits: Sequence[Hit], search: Search) -> list[Hit]:

@@ -477,6 +477,16 @@ class LengthReranker:
         return np.array([-len(text) for _, text in pairs], dtype=np.float32)
 
 
+class GivenScores:
+    """A reranker whose scores are given."""
+
+    def __init__(self, scores: list[float]) -> None:
+        self._scores = scores
+
+    def score(self, pairs: Any) -> Any:
+        return self._scores
+
+
 def test_a_cross_encoder_orders_the_best_and_batches_equal_single_searches(
     open_collection: OpenCollection, mini: EmbeddingModel, docs: list[dict[str, Any]]
 ) -> None:
@@ -502,6 +512,9 @@ def test_a_cross_encoder_orders_the_best_and_batches_equal_single_searches(
     assert collection.search_batch([]) == []
     collection.search_batch(questions, rerank=reranker)
     assert reranker.calls == 1
+    for scores, wrong in ([1.0], "1 scores for 20 pairs"), ([math.nan] * 20, "NaN or infinity"):
+        with pytest.raises(InvalidOptionError, match=f"rerank gave {wrong}"):
+            collection.search("a file", rerank=GivenScores(scores), rerank_candidates=20)
     with pytest.raises(InvalidOptionError, match="reranking reads the query's text"):
         collection.search(mini.encode_query("x", outputs=mini.outputs), rerank=reranker)
     with pytest.raises(InputTypeError, match="queries must be a list"):

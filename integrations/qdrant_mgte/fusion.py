@@ -9,7 +9,7 @@ from mgte_rag import InvalidOptionError
 from mgte_rag.errors import shown
 from qdrant_mgte.store import Dbsf, Rrf, WeightedSum
 
-# Best over five retrieval sets with the embedded default, or within .01 of it; the paper's 60 (Cormack, Clarke and
+# Among small k there is little to choose (benchmarks/retrieval.py --fusions); the paper's 60 (Cormack, Clarke and
 # Buettcher, SIGIR 2009) is 61 in Qdrant's counting.
 DEFAULT_K = 5
 
@@ -43,7 +43,7 @@ def rrf(k: int = DEFAULT_K, weights: Mapping[str, float] | None = None) -> Fusio
 
     Args:
         k: as Qdrant counts it: the paper's 60 is 61 here, Qdrant's own default is 2. A small k trusts the first ranks,
-            which helps where a question has one or two answers; a large one trusts agreement. 5 did best here.
+            which helps where a question has one or two answers; a large one trusts agreement.
         weights: by "dense" and "sparse", above 0; one not named is 1. They are factors on the rank, not shares: change
             them together with k.
 

@@ -15,14 +15,12 @@ import qdrant_edge as edge
 
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import CollectionError, CollectionLockedError, CorruptCollectionError, EmbeddingModel
-from qdrant_mgte import HybridCollection
-from qdrant_mgte import edge as edge_engine
+from qdrant_mgte import HybridCollection, edge_shards
 
 INDEXER = """
 import json, sys
 from mgte_rag import EmbeddingModel
 from qdrant_mgte import HybridCollection
-from qdrant_mgte import edge as edge_engine
 
 folder, documents = sys.argv[1], json.load(open(sys.argv[2]))
 with EmbeddingModel.load() as model, HybridCollection.open(folder, model=model) as collection:
@@ -140,7 +138,7 @@ def test_a_panic_inside_the_engine_is_an_ordinary_error(tmp_path: Path) -> None:
     )
     scratch = edge.EdgeShard.create(str(tmp_path / "scratch"), edge.EdgeConfig(vectors={"tokens": multi}))
     ragged = edge.UpdateOperation.upsert_points([edge.Point(1, {"tokens": [[1.0, 2.0], [3.0]]})])
-    with pytest.raises(CollectionError, match="could not write"), edge_engine._guarded("write", tmp_path):
+    with pytest.raises(CollectionError, match="could not write"), edge_shards.guarded("write", tmp_path):
         scratch.update(ragged)
 
 

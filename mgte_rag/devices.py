@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any, get_args
 
 import torch
@@ -16,6 +17,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 # fp32, and within 5 % of the best in bf16). On CUDA as many as fill the device and its memory allows.
 _TOKEN_BUDGET = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 _LEAST_BUDGET = 1_024
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: ", "MPS backend out of memory")
 
 
 def choose_devices(
@@ -118,7 +121,16 @@ def _runs_packed(attention: Attention, devices: Sequence[torch.device], dtype: t
         return False
     if any(torch.cuda.get_device_capability(device) < (8, 0) for device in devices):
         return False
-    return find_spec("flash_attn" if attention == "flash" else "torch.nn.attention.varlen") is not None
+    return find_spec("flash_attn") is not None if attention == "flash" else _has_varlen()
+
+
+def _has_varlen() -> bool:
+    """Whether torch has its own kernel for packed batches, with windows: torch 2.10 has one without."""
+    if find_spec("torch.nn.attention.varlen") is None:
+        return False
+    from torch.nn.attention.varlen import varlen_attn
+
+    return "window_size" in signature(varlen_attn).parameters
 
 
 def token_budget(device: torch.device, config: EncoderConfig, dtype: torch.dtype) -> int:
@@ -142,8 +154,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a device or on the CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # torch's CPU allocator raises a plain RuntimeError.
-    return type(error) is RuntimeError and "DefaultCPUAllocator: " in str(error)
+    # torch's allocators for the CPU and for MPS raise a plain RuntimeError.
+    return type(error) is RuntimeError and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def free_cached_memory(device: torch.device) -> None:

@@ -14,6 +14,8 @@ from mgte_rag.types import Floats, Output, Role, SparseVector
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_SECONDS = 60.0
+# Bytes of the Python objects around one text's numbers, which of a short text's vectors are the larger part (measured).
+_OBJECTS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class HandOff:
         with self._lock:
             self._askers.remove(slot)
             if slot not in self._askers:
-                for key in [key for key in self._kept if key[1] == slot]:
+                for key in [key for key in list(self._kept) if key[1] == slot]:
                     self._drop(key)
 
     def partners(self, slot: Slot) -> tuple[Slot, ...]:
@@ -100,7 +102,8 @@ class HandOff:
             for text, value in zip(keys, values, strict=True):
                 self._drop((text, slot))
                 self._kept[text, slot] = (now, value)
-                self._bytes += _size(text, value)
+                size = _size(text, value)  # a call, in which the garbage collector may change the sum
+                self._bytes += size
             self._shrink(now)
 
     def take(self, keys: Sequence[TextKey], slot: Slot) -> list[Kept | None]:
@@ -108,6 +111,11 @@ class HandOff:
         with self._lock:
             self._shrink(time.monotonic())
             return [self._drop((text, slot)) for text in keys]
+
+    def survive_fork(self) -> None:
+        """In a forked child: begin anew, as another thread of the parent may have been inside."""
+        self._lock = threading.RLock()
+        self._kept, self._bytes = OrderedDict(), 0
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -120,11 +128,11 @@ class HandOff:
 
     def _shrink(self, now: float) -> None:
         while self._kept:
-            key = next(iter(self._kept))
-            if self._bytes <= self.max_bytes and now - self._kept[key][0] <= self.max_seconds:
+            key, (since, _) = next(iter(self._kept.items()))
+            if self._bytes <= self.max_bytes and now - since <= self.max_seconds:
                 return
             self._drop(key)
 
 
 def _size(key: TextKey, value: Kept) -> int:
-    return value.nbytes + len(key.text)
+    return value.nbytes + len(key.text) + _OBJECTS

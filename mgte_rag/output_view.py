@@ -103,6 +103,7 @@ class OutputView:
     ) -> Encodings:
         if not self._leave.alive:
             raise ClosedError(f"this view of the model {self._model.identity.name!r} was closed; make another")
+        _ = self._model._handle.engine  # an error where the model was closed, even if nothing is to be computed
         partners = self._hand_off.partners(self._slot)
         slots = (self._slot, *partners)
         if not partners:

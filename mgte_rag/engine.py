@@ -112,8 +112,8 @@ class Engine:
         self._start()
 
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._batcher = MicroBatcher(self._replicas, self._compute, self._joins)
+        self._pid = os.getpid()  # last: who sees it uses the batcher
 
     @property
     def forwards(self) -> int:
@@ -164,7 +164,7 @@ class Engine:
         return sum(each.tokens for each in works) + work.tokens <= self._token_budget
 
     def _survive_fork(self) -> None:
-        """In a forked child torch's threads are gone, and waiting for them would never end: compute in one thread.
+        """In a forked child the callers of the parent's other threads are gone, and their works with them.
 
         Raises:
             InvalidOptionError: the model is on a GPU, which a forked child cannot use.
@@ -175,8 +175,7 @@ class Engine:
                     f"the model was loaded on {replica.device} before this process was forked; load it in the child, "
                     f"or start processes with spawn"
                 )
-        torch.set_num_threads(1)
-        self._start()  # other threads may have been inside at the fork
+        self._start()
 
     def _compute(self, works: list[_Work], replica: _Replica) -> None:
         rows = [(work, i) for work in works for i in work.indices]
@@ -279,7 +278,8 @@ def _multi_vector(
     assert model.multi_vector is not None, "asked a model without a late-interaction head for token vectors"
     rows = model.multi_vector(hidden[kept], token_dim).cpu().numpy()
     counts = torch.zeros_like(batch.lengths).index_add(0, batch.texts, kept.long())
-    return np.split(rows, counts.cumsum(0)[:-1].tolist())
+    # Copied: a slice would keep the whole batch alive, other callers' texts included.
+    return [part.copy() for part in np.split(rows, counts.cumsum(0)[:-1].tolist())]
 
 
 def _scatter(places: list[list[T] | None], rows: list[_Row], values: list[T]) -> None:

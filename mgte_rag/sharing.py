@@ -1,5 +1,6 @@
 """The process's engines, each once however many handles name it."""
 
+import os
 import threading
 from dataclasses import dataclass, field
 
@@ -43,10 +44,12 @@ class EnginePool:
     _engines: dict[EngineKey, Shared] = field(default_factory=dict)
     # Re-entrant: the garbage collector may release a handle while this thread acquires another.
     _lock: threading.RLock = field(default_factory=threading.RLock)
+    _computed: bool = False
 
     def acquire(self, key: EngineKey, checkpoint: Checkpoint) -> Shared:
         """The engine of that key, loaded if this is its first handle."""
         with self._lock:
+            self._computed = True
             shared = self._engines.get(key)  # held here: a handle collected meanwhile cannot take it away
             if shared is None:
                 shared = Shared(Engine(checkpoint, key.devices, key.dtype, key.attention))
@@ -61,8 +64,21 @@ class EnginePool:
             if not self._engines[key].handles:
                 del self._engines[key]
 
+    def survive_fork(self) -> None:
+        """In a forked child: locks may have been held by threads that are gone, as are those torch computes with.
+
+        Waiting for torch's threads would never end, so what the forked thread computes from now on it computes alone.
+        """
+        self._lock = threading.RLock()
+        for shared in self._engines.values():
+            shared.hand_off.survive_fork()
+        if self._computed:
+            torch.set_num_threads(1)
+
     def __len__(self) -> int:
         return len(self._engines)
 
 
 POOL = EnginePool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=POOL.survive_fork)

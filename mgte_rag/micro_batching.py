@@ -11,12 +11,13 @@ L = TypeVar("L")
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket(Generic[W]):
+class _Ticket(Generic[W, L]):
     """One caller's work, and what became of it.
 
     Attributes:
         work: what is to be computed.
-        done: set when it was computed by another thread, or failed there.
+        done: set when it was computed by another thread, or failed there, or when it has a lane.
+        lane: where its own caller is to compute it.
         finished: computed, or failed with ``error``.
         error: what its own work raised.
         left: the caller is gone, interrupted.
@@ -24,8 +25,9 @@ class _Ticket(Generic[W]):
 
     work: W
     done: threading.Event = field(default_factory=threading.Event)
+    lane: L | None = None
     finished: bool = False
-    error: Exception | None = None
+    error: BaseException | None = None
     left: bool = False
 
 
@@ -36,7 +38,8 @@ class MicroBatcher(Generic[W, L]):
     the lane's computes for all of them whose works join, up to what ``joins`` allows, until nobody waits any more: if
     the callers did it in turns, each would bring up torch's threads anew, and these would get into each other's way
     (measured: half the speed with 32 callers). A batch that fails is computed again work by work, so that an error
-    reaches the caller whose work it is and nobody else; a caller who is interrupted harms nobody.
+    reaches the caller whose work it is and nobody else; a caller who is interrupted harms nobody. While the process
+    ends, those who still call compute in turns.
 
     Args:
         lanes: where to compute, devices say; each computes one batch at a time.
@@ -50,7 +53,7 @@ class MicroBatcher(Generic[W, L]):
         self._idle = list(lanes)
         self._compute = compute
         self._joins = joins
-        self._waiting: list[_Ticket[W]] = []
+        self._waiting: list[_Ticket[W, L]] = []
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="mgte-rag-lane")  # started when needed
 
@@ -60,26 +63,24 @@ class MicroBatcher(Generic[W, L]):
         Raises:
             Exception: whatever computing this work raised.
         """
-        ticket: _Ticket[W] = _Ticket(work)
-        lane: L | None = None
+        ticket: _Ticket[W, L] = _Ticket(work)
         try:
             with self._lock:
                 if self._idle and not self._waiting:
-                    lane = self._idle.pop()
+                    ticket.lane = self._idle.pop()
                 else:
                     self._waiting.append(ticket)
-            if lane is None:
+            if ticket.lane is None:
                 ticket.done.wait()
-            else:
-                self._compute_all([ticket], lane)
+            if ticket.lane is not None:
+                self._compute_all([ticket], ticket.lane)
         finally:
             with self._lock:
                 ticket.left = True
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
-                stays = lane is not None and not self._hand_on(lane)
-            if lane is not None and stays:
-                self._serve(lane)
+                if ticket.lane is not None:
+                    self._hand_on(ticket.lane)
         # Let go of everywhere but in its own traceback, which holds what was being computed: as long as the caller
         # keeps it and no longer.
         error, ticket.error = ticket.error, None
@@ -89,43 +90,43 @@ class MicroBatcher(Generic[W, L]):
             finally:
                 del error
 
-    def _hand_on(self, lane: L) -> bool:
-        """A lane is free: to those who wait, if any. False: nobody else can serve them. The lock is held."""
+    def _hand_on(self, lane: L) -> None:
+        """A lane is free: for those who wait, if any. The lock is held."""
         if not self._waiting:
             self._idle.append(lane)
-            return True
+            return
         try:
             self._threads.submit(self._serve, lane)
-        except RuntimeError:  # the main thread has ended: callers go on, but pools take no new work
-            return False
-        return True
+        except RuntimeError:  # the process ends, which waits for the lanes' threads, and they take no new work
+            first = self._waiting.pop(0)
+            first.lane = lane
+            first.done.set()
 
     def _serve(self, lane: L) -> None:
-        """Compute for those who wait until nobody does."""
-        while True:
-            with self._lock:
-                batch = self._next_batch()
-                if not batch:
-                    self._idle.append(lane)
-                    return
+        """Compute one batch for those who wait."""
+        with self._lock:
+            batch = self._next_batch()
+        if batch:
             self._compute_all(batch, lane)
-            for ticket in batch:
-                ticket.done.set()
+        for ticket in batch:
+            ticket.done.set()
+        with self._lock:
+            self._hand_on(lane)
 
-    def _next_batch(self) -> "list[_Ticket[W]]":
+    def _next_batch(self) -> "list[_Ticket[W, L]]":
         """Whoever waits longest, and the others whose works join. The lock is held."""
-        batch: list[_Ticket[W]] = []
-        later: list[_Ticket[W]] = []
+        batch: list[_Ticket[W, L]] = []
+        later: list[_Ticket[W, L]] = []
         for ticket in self._waiting:
             joins = not batch or self._joins([other.work for other in batch], ticket.work)
             (batch if joins else later).append(ticket)
         self._waiting = later
         return batch
 
-    def _compute_all(self, batch: "list[_Ticket[W]]", lane: L) -> None:
+    def _compute_all(self, batch: "list[_Ticket[W, L]]", lane: L) -> None:
         try:
             self._compute([ticket.work for ticket in batch], lane)
-        except Exception as error:
+        except BaseException as error:  # whatever it is, it is that caller's: the others and the lane go on
             if len(batch) == 1:
                 batch[0].error = error
                 batch[0].finished = True

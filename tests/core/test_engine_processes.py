@@ -268,3 +268,21 @@ print("the end", flush=True)
 """)
     assert result.stdout == "the end\n"
     assert "Traceback" not in result.stderr
+
+
+def test_callers_in_daemon_threads_do_not_keep_a_process_from_ending() -> None:
+    script = """
+def keep_asking():
+    while True:
+        check(model)
+for _ in range(32):
+    threading.Thread(target=keep_asking, daemon=True).start()
+time.sleep(0.5)
+faulthandler.cancel_dump_traceback_later()
+print("the end", flush=True)
+"""
+    # The status may be an abort: before Python 3.14 a daemon thread inside torch's C++ does not survive the end.
+    result = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + script], timeout=100, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "the end\n", result.stderr

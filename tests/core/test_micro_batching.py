@@ -238,15 +238,46 @@ def test_those_who_wait_are_served_by_one_thread_that_is_none_of_theirs(threads:
     assert {name for works, name in serving if works > 1} == {"mgte-rag-lane_0"}
 
 
-def test_without_the_threads_of_the_lanes_a_caller_serves_those_who_wait(busy, threads: ThreadPoolExecutor) -> None:
+def test_without_the_threads_of_the_lanes_those_who_wait_compute_in_turns(busy, threads: ThreadPoolExecutor) -> None:
     batcher, computer, first = busy
     batcher._threads.shutdown()  # as at the end of the main thread
-    works = [Work(1), Work(2)]
+    works = [Work(1), Work(2), Work(3)]
     running = start_in_order(threads, batcher, works)
     computer.go.set()
     for future in [first, *running]:
         future.result(SECONDS)
-    assert [work.doubled for work in works] == [2, 4]
+    assert [work.doubled for work in works] == [2, 4, 6]
+    assert computer.numbers == [[0], [1], [2], [3]]
+    wait_until(lambda: batcher._idle == ["only"])
+
+
+def test_when_the_process_ends_the_lanes_thread_serves_no_longer(
+    busy, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher, computer, first = busy
+    batcher._joins = lambda works, work: len(works) < 2
+    running = start_in_order(threads, batcher, [Work(number) for number in range(1, 6)])
+
+    def compute(works: list[Work], lane: str) -> None:
+        if len(works) > 1:
+            batcher._threads.shutdown(wait=False)  # while the lane's thread computes
+        computer(works, lane)
+
+    monkeypatch.setattr(batcher, "_compute", compute)
+    computer.go.set()
+    for future in [first, *running]:
+        future.result(SECONDS)
+    assert computer.numbers == [[0], [1, 2], [3], [4], [5]]
+
+
+def test_an_error_that_is_no_exception_does_not_take_the_lane_along(busy, threads: ThreadPoolExecutor) -> None:
+    batcher, computer, first = busy
+    error = SystemExit("a library wants to leave")
+    works = [Work(1), Work(2, error), Work(3)]
+    running = start_in_order(threads, batcher, works)
+    computer.go.set()
+    assert [future.exception(SECONDS) for future in [first, *running]] == [None, None, error, None]
+    assert [work.doubled for work in works] == [2, None, 6]
     wait_until(lambda: batcher._idle == ["only"])
 
 

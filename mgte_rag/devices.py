@@ -13,8 +13,8 @@ from mgte_rag.nn.attention import Attention
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Tokens of one forward pass. On a CPU more do not help: the activations leave its caches (measured: 4,096 is best in
-# fp32, and within 5 % of the best in bf16). On CUDA as many as fill the device and its memory allows.
+# Tokens of one forward pass. On a CPU more do not help: the activations leave its caches (measured: 4,096 is
+# within about a tenth of the best in fp32 and in bf16). On CUDA as many as fill the device and its memory allows.
 _TOKEN_BUDGET = {"cpu": 4_096, "mps": 16_384, "cuda": 65_536}
 _LEAST_BUDGET = 1_024
 

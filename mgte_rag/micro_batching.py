@@ -36,8 +36,8 @@ class MicroBatcher(Generic[W, L]):
 
     A caller who finds a lane idle computes at once, in its own thread. Those who come meanwhile wait, and a thread of
     the lane's computes for all of them whose works join, up to what ``joins`` allows, until nobody waits any more: if
-    the callers did it in turns, each would bring up torch's threads anew, and these would get into each other's way
-    (measured: half the speed with 32 callers). A batch that fails is computed again work by work, so that an error
+    the callers did it in turns, each would bring up torch's threads anew, and these would get into each other's
+    way. A batch that fails is computed again work by work, so that an error
     reaches the caller whose work it is and nobody else; a caller who is interrupted harms nobody. While the process
     ends, those who still call compute in turns.
 

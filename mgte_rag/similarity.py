@@ -8,6 +8,7 @@ import torch
 from mgte_rag import scoring
 from mgte_rag.config import HybridWeights
 from mgte_rag.errors import InputTypeError, InvalidOptionError, shown
+from mgte_rag.scoring import Terms
 from mgte_rag.types import Encodings, Floats, Output, Similarity
 
 
@@ -41,7 +42,7 @@ def compare(
         dense = scoring.cosine(torch.from_numpy(queries.dense), torch.from_numpy(documents.dense))
         scores["dense"] = dense.numpy()
     if queries.sparse is not None and documents.sparse is not None:
-        scores["sparse"] = scoring.sparse_dot(queries.sparse, documents.sparse).numpy()
+        scores["sparse"] = scoring.sparse_dot(Terms.of(queries.sparse), Terms.of(documents.sparse)).numpy()
     if queries.multi_vector is not None and documents.multi_vector is not None:
         sides = [[torch.from_numpy(rows) for rows in side.multi_vector or ()] for side in (queries, documents)]
         if sides[0] and sides[1]:

@@ -5,7 +5,9 @@ fp32), the residual stream and every norm stay in fp32.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mgte_rag.config import EncoderConfig, Norm
 from mgte_rag.nn.attention import SelfAttention
@@ -86,20 +88,22 @@ class EncoderLayer(nn.Module):
         self.attention_norm = attention_norm
         self.feed_forward = feed_forward
         self.feed_forward_norm = feed_forward_norm
+        self.dropout = 0.0
 
     def forward(self, hidden: Tensor, batch: PackedBatch, turn: Rotation | None = None) -> Tensor:
         """fp32 [tokens, hidden] -> fp32 [tokens, hidden]."""
         dtype = self.attention.qkv.dtype
         if self.pre_norm:
-            hidden = _added(hidden, self.attention(self.attention_norm(hidden).to(dtype), batch, turn))
-            return _added(hidden, self.feed_forward(self.feed_forward_norm(hidden).to(dtype)))
-        hidden = self.attention_norm(_added(hidden, self.attention(hidden.to(dtype), batch, turn)))
-        return self.feed_forward_norm(_added(hidden, self.feed_forward(hidden.to(dtype))))
+            hidden = self._added(hidden, self.attention(self.attention_norm(hidden).to(dtype), batch, turn))
+            return self._added(hidden, self.feed_forward(self.feed_forward_norm(hidden).to(dtype)))
+        hidden = self.attention_norm(self._added(hidden, self.attention(hidden.to(dtype), batch, turn)))
+        return self.feed_forward_norm(self._added(hidden, self.feed_forward(hidden.to(dtype))))
 
-
-def _added(stream: Tensor, block: Tensor) -> Tensor:
-    """The residual stream with a block's result, in place where no gradient needs what was there."""
-    return stream + block if torch.is_grad_enabled() else stream.add_(block)
+    def _added(self, stream: Tensor, block: Tensor) -> Tensor:
+        """The residual stream with a block's result, in place where no gradient needs what was there."""
+        if self.training and self.dropout:
+            block = F.dropout(block, self.dropout)
+        return stream + block if torch.is_grad_enabled() else stream.add_(block)
 
 
 class Encoder(nn.Module):
@@ -118,6 +122,7 @@ class Encoder(nn.Module):
         )
         self.layers = nn.ModuleList(self._layer(number) for number in range(config.layers))
         self.final_norm = self._norm() if config.pre_norm else nn.Identity()
+        self.recompute = False
 
     def _norm(self) -> nn.Module:
         config = self.config
@@ -156,5 +161,21 @@ class Encoder(nn.Module):
         )
         hidden = self.embeddings(batch)
         for number, layer in enumerate(self.layers):
-            hidden = layer(hidden, batch, local_turn if self._is_local(number) else turn)
+            own_turn = local_turn if self._is_local(number) else turn
+            if self.recompute and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, batch, own_turn, use_reentrant=False)
+            else:
+                hidden = layer(hidden, batch, own_turn)
         return self.final_norm(hidden)
+
+    def set_training(self, *, dropout: float = 0.0, recompute: bool = False) -> None:
+        """What holds in training mode only.
+
+        Args:
+            dropout: share of each block's result set to 0 before it is added to the residual stream.
+            recompute: compute each layer's inner values again on the way back instead of keeping them (gradient
+                checkpointing; Chen et al. 2016, arXiv 1604.06174).
+        """
+        self.recompute = recompute
+        for layer in self.layers:
+            layer.dropout = dropout

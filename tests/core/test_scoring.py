@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mgte_rag import SparseVector, scoring
+from mgte_rag.scoring import Terms
 
 
 def sparse(terms: dict[int, float]) -> SparseVector:
@@ -32,7 +33,7 @@ def test_cosine_of_half_precision_vectors_is_computed_in_fp32() -> None:
 def test_sparse_dot_multiplies_the_weights_of_shared_terms_only() -> None:
     queries = [sparse({1: 2.0, 7: 3.0}), sparse({})]
     documents = [sparse({1: 0.5, 7: 1.0, 9: 100.0}), sparse({2: 1.0}), sparse({})]
-    assert scoring.sparse_dot(queries, documents).tolist() == [[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert scoring.sparse_dot(Terms.of(queries), Terms.of(documents)).tolist() == [[4.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 terms = st.dictionaries(st.integers(0, 50), st.floats(0.125, 5, width=32), max_size=12)
@@ -41,9 +42,26 @@ terms = st.dictionaries(st.integers(0, 50), st.floats(0.125, 5, width=32), max_s
 @given(st.lists(terms, max_size=4), st.lists(terms, max_size=6))
 def test_sparse_dot_equals_a_loop_over_dictionaries(queries: list[dict], documents: list[dict]) -> None:
     expected = [[sum(w * d.get(t, 0) for t, w in q.items()) for d in documents] for q in queries]
-    scores = scoring.sparse_dot([sparse(q) for q in queries], [sparse(d) for d in documents])
+    scores = scoring.sparse_dot(Terms.of([sparse(q) for q in queries]), Terms.of([sparse(d) for d in documents]))
     assert scores.shape == (len(queries), len(documents))
     np.testing.assert_allclose(scores.numpy(), np.array(expected).reshape(scores.shape), rtol=1e-5)
+
+
+def test_sparse_dot_of_many_documents_is_computed_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = [sparse({i: 1.0 + i, i + 1: 2.0}) for i in range(20)] + [sparse({})]
+    whole = scoring.sparse_dot(Terms.of(vectors), Terms.of(vectors))
+    monkeypatch.setattr(scoring, "_CHUNK_FLOATS", 60)
+    assert torch.equal(scoring.sparse_dot(Terms.of(vectors), Terms.of(vectors)), whole)
+
+
+def test_sparse_dot_passes_gradients_to_the_weights_of_shared_terms() -> None:
+    queries = Terms(torch.tensor([0, 0]), torch.tensor([3, 5]), torch.tensor([2.0, 1.0], requires_grad=True), 1)
+    documents = Terms(torch.tensor([0, 1]), torch.tensor([3, 9]), torch.tensor([4.0, 1.0], requires_grad=True), 2)
+    scoring.sparse_dot(queries, documents).sum().backward()
+    assert queries.weights.grad is not None
+    assert documents.weights.grad is not None
+    assert queries.weights.grad.tolist() == [4.0, 0.0]
+    assert documents.weights.grad.tolist() == [2.0, 0.0]
 
 
 def test_max_sim_sums_each_query_tokens_best_match() -> None:

@@ -118,7 +118,7 @@ def test_sparse_scores_are_those_of_inference() -> None:
         return SparseVector(np.array(keys, np.int32), np.array([strongest[k] for k in keys], np.float32))
 
     with torch.inference_mode():
-        expected = scoring.sparse_dot([sparse(0), sparse(1)], [sparse(0), sparse(1)])
+        expected = scoring.sparse_dot(*[scoring.Terms.of([sparse(0), sparse(1)])] * 2)
         torch.testing.assert_close(mini_heads.sparse_scores(head, side, side, [0, 1], [0, 1]), expected)
 
 

@@ -11,7 +11,9 @@ from torch import Tensor
 from mgte_rag.checkpoints.loading import Checkpoint
 from mgte_rag.checkpoints.native import to_json
 from mgte_rag.checkpoints.weights import WHOLE
+from mgte_rag.config import ModelConfig
 from mgte_rag.errors import InvalidOptionError
+from mgte_rag.tokenization import TextTokenizer
 
 
 def save(checkpoint: Checkpoint, folder: str | Path) -> None:
@@ -23,11 +25,26 @@ def save(checkpoint: Checkpoint, folder: str | Path) -> None:
     Raises:
         InvalidOptionError: the folder is there and not empty.
     """
+    write_model(folder, checkpoint.config, checkpoint.read_weights(), checkpoint.tokenizer)
+
+
+def write_model(folder: str | Path, config: ModelConfig, tensors: dict[str, Tensor], tokenizer: TextTokenizer) -> None:
+    """Write a model in this project's own format: any model, whether it was loaded, changed or trained.
+
+    Args:
+        folder: new or empty.
+        config: every switch.
+        tensors: every weight under our names.
+        tokenizer: the model's.
+
+    Raises:
+        InvalidOptionError: the folder is there and not empty.
+    """
 
     def fill(path: Path) -> None:
-        (path / "config.json").write_text(json.dumps(to_json(checkpoint.config), indent=2), encoding="utf-8")
-        write_tensors(checkpoint.read_weights(), path)
-        checkpoint.tokenizer.save(path / "tokenizer.json")
+        (path / "config.json").write_text(json.dumps(to_json(config), indent=2), encoding="utf-8")
+        write_tensors(tensors, path)
+        tokenizer.save(path / "tokenizer.json")
 
     write_folder(folder, fill)
 

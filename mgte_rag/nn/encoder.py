@@ -178,4 +178,5 @@ class Encoder(nn.Module):
         """
         self.recompute = recompute
         for layer in self.layers:
+            assert isinstance(layer, EncoderLayer), "a stack of something else"
             layer.dropout = dropout

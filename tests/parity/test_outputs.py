@@ -45,7 +45,7 @@ def assert_sparse_equal(vector: Any, expected: dict[int, float]) -> None:
     assert vector.indices.dtype == np.int32
     assert vector.values.dtype == np.float32
     assert vector.indices.tolist() == sorted(expected)
-    np.testing.assert_allclose(vector.values, [expected[i] for i in sorted(expected)], atol=1e-5)
+    np.testing.assert_allclose(vector.values, [expected[i] for i in sorted(expected)], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dim", [32, 64, None])

@@ -1,0 +1,1 @@
+"""Fine-tuning: any subset of a retrieval model's heads, or a reranker, on packed batches."""

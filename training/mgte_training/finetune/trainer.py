@@ -12,12 +12,14 @@ from transformers import Trainer, TrainingArguments
 from mgte_rag.devices import choose_attention
 from mgte_rag.errors import InvalidOptionError
 from mgte_rag.nn.attention import use_attention
+from mgte_training.finetune.callbacks import SaveOnTermination
 from mgte_training.finetune.grad_cache import backward_in_parts
 from mgte_training.finetune.losses import info_nce, kl_divergence
 from mgte_training.finetune.objective import NO_TEACHER, Distillation, Objective, total_loss
 from mgte_training.finetune.representations import Representations, gathered, joined
 from mgte_training.finetune.steps import Lengths, ModelSteps, PairStep, PairSteps, Plan, Step
 from mgte_training.finetune.trainable import Trainable, TrainableModel, TrainableReranker
+from mgte_training.finetune.watching import Alarms, Watch
 
 Evaluate = Callable[[Trainable], Mapping[str, float]]
 """Figures of a model in evaluation mode, by name: ``mgte_training.finetune.held_out`` makes such functions."""
@@ -48,6 +50,8 @@ class PlannedTrainer(Trainer):
             of a batch are for.
         steps: the plan's steps, tokenised.
         evaluate: figures of the held-out set; None trains without.
+        alarms: when to stop a run that cannot succeed.
+        callbacks: of transformers, besides the one that writes a checkpoint on SIGTERM.
 
     Raises:
         InvalidOptionError: arguments that contradict the plan.
@@ -60,6 +64,7 @@ class PlannedTrainer(Trainer):
         steps: Dataset[Any],
         *,
         evaluate: Evaluate | None = None,
+        alarms: Alarms | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         if args.gradient_accumulation_steps != 1:
@@ -71,6 +76,7 @@ class PlannedTrainer(Trainer):
         args.ignore_data_skip = True  # batches are functions of the step: there is nothing to skip
         args.remove_unused_columns = False
         self._figures = evaluate
+        self._watch = Watch(alarms or Alarms())
         self._parts: dict[str, list[Tensor]] = {}
         if args.bf16 and args.device.type == "cuda" and not model.is_frozen:
             use_attention(model, choose_attention(None, [args.device], torch.bfloat16))
@@ -141,6 +147,7 @@ class ModelTrainer(PlannedTrainer):
         objective: what is minimised.
         lengths: tokens kept of each text.
         evaluate: figures of a held-out set.
+        alarms: when to stop a run that cannot succeed.
         callbacks: of transformers.
     """
 
@@ -153,6 +160,7 @@ class ModelTrainer(PlannedTrainer):
         *,
         lengths: Lengths | None = None,
         evaluate: Evaluate | None = None,
+        alarms: Alarms | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         self._objective = objective
@@ -167,7 +175,7 @@ class ModelTrainer(PlannedTrainer):
             world=args.world_size,
             whole=model.is_frozen,
         )
-        super().__init__(model, args, steps, evaluate=evaluate, callbacks=callbacks)
+        super().__init__(model, args, steps, evaluate=evaluate, alarms=alarms, callbacks=callbacks)
 
     def _step(self, model: nn.Module, inputs: Step) -> dict[str, Tensor]:
         targets = inputs.targets(self.args.device)
@@ -176,8 +184,11 @@ class ModelTrainer(PlannedTrainer):
             both = [_apart(part, count) for part, count in zip(parts, inputs.queries, strict=True)]
             queries = joined([queries for queries, _ in both])
             documents = gathered(joined([documents for _, documents in both]))
+            self._watch.representations(documents)
             everyone = queries if self._objective.directions == "query" else gathered(queries)
-            return total_loss(self._objective, queries, everyone, documents, targets, step=self.state.global_step)
+            found = total_loss(self._objective, queries, everyone, documents, targets, step=self.state.global_step)
+            self._watch.losses(found, documents.texts if targets.in_batch else targets.group)
+            return found
 
         if len(inputs.parts) == 1:
             found = loss([model(inputs.parts[0])])
@@ -207,6 +218,7 @@ class RerankerTrainer(PlannedTrainer):
         distillation: learning from a teacher's scores; the data must have them.
         lengths: tokens kept of a pair.
         evaluate: figures of a held-out set.
+        alarms: when to stop a run that cannot succeed.
         callbacks: of transformers.
 
     Source: mGTE, arXiv 2407.19669 (InfoNCE over the group); C-Pack's rerankers, FlagEmbedding.
@@ -223,6 +235,7 @@ class RerankerTrainer(PlannedTrainer):
         distillation: Distillation | None = None,
         lengths: Lengths | None = None,
         evaluate: Evaluate | None = None,
+        alarms: Alarms | None = None,
         callbacks: list[Any] | None = None,
     ) -> None:
         if not temperature > 0 or (contrastive_weight == 0 and distillation is None):
@@ -232,7 +245,7 @@ class RerankerTrainer(PlannedTrainer):
             )
         self._temperature, self._contrastive_weight, self._distillation = temperature, contrastive_weight, distillation
         steps = PairSteps(plan, model, lengths or Lengths(), rank=args.process_index, world=args.world_size)
-        super().__init__(model, args, steps, evaluate=evaluate, callbacks=callbacks)
+        super().__init__(model, args, steps, evaluate=evaluate, alarms=alarms, callbacks=callbacks)
 
     def _step(self, model: nn.Module, inputs: PairStep) -> dict[str, Tensor]:
         total = sum(len(part.ids) for part in inputs.pairs)
@@ -244,6 +257,8 @@ class RerankerTrainer(PlannedTrainer):
                 teacher = None if inputs.teacher is None else inputs.teacher[first : first + len(logits)]
                 first += len(logits)
                 found = self._loss(logits, teacher)
+                self._watch.scores(logits)
+                self._watch.losses(found, inputs.group)
                 share = len(part.ids) / total
                 self.accelerator.backward(found["loss"] * share)
             for name, value in found.items():

@@ -232,7 +232,7 @@ def test_what_is_stored_comes_back_the_same_by_number_and_slice(given_examples: 
 
 
 def test_a_source_without_examples_or_with_some_unscored_is_an_error() -> None:
-    with pytest.raises(DataError, match="source 'a' .* has no example"):
+    with pytest.raises(DataError, match=r"source 'a' .* has no example"):
         SourceData(Source("a", "memory"), [])
     with pytest.raises(DataError, match="a teacher scored 1 of 2 examples; it scores all or none"):
         SourceData(Source("a", "memory"), [Example("q", ("p",), (), (1.0,)), Example("q", ("r",))])

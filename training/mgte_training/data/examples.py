@@ -58,8 +58,8 @@ def parse_row(row: object, place: str, *, ignored_fields: Collection[str] = ()) 
       scores: [...]}``. The document with the highest score becomes the positive, the first of equals.
 
     Each may have a ``label``, a string or a whole number, and the fields of ``DESCRIPTIVE_FIELDS``, which are not
-    read. Where both ``positive`` and ``positives`` stand, the one must be among the others; the same for negatives. A text
-    that is repeated in one list counts once, with its first score.
+    read. Where both ``positive`` and ``positives`` stand, the one must be among the others; the same for negatives. A
+    text that is repeated in one list counts once, with its first score.
 
     Args:
         row: what was read.
@@ -76,8 +76,8 @@ def parse_row(row: object, place: str, *, ignored_fields: Collection[str] = ()) 
     unknown = sorted(str(name) for name in fields.keys() - _FIELDS - DESCRIPTIVE_FIELDS - set(ignored_fields))
     if unknown:
         raise DataError(
-            f"{place}: unknown field {unknown[0]!r}. Known are {', '.join(sorted(_FIELDS))}; rename it with columns= or "
-            f"name it in ignored_fields= of the source"
+            f"{place}: unknown field {unknown[0]!r}. Known are {', '.join(sorted(_FIELDS))}; rename it with columns= "
+            f"or name it in ignored_fields= of the source"
         )
     query = _text(fields.get("query"), "query", place)
     label = _label(fields.get("label"), place)

@@ -53,8 +53,8 @@ def pack_pass(
     """Shuffle examples and put them into batches.
 
     What does not fill a batch of its bucket goes into batches of the next longer one, so only the last bucket's may
-    stay incomplete. Those are kept unless ``drop_last``, if they have a quarter of its size, and the first one also where it
-    is the source's only batch.
+    stay incomplete. Those are kept unless ``drop_last``, if they have a quarter of its size, and the first one also
+    where it is the source's only batch.
 
     Args:
         numbers: examples to use.

@@ -182,7 +182,8 @@ class TrainingPlan:
             DataError: the file is no plan, or a source's options or examples are not those it was made with.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as opened:
+                file = np.load(opened, allow_pickle=False)
                 header = json.loads(str(file["header"]))
                 schedule = Schedule(**{name: file[name] for name in Schedule.__dataclass_fields__})
         except Exception as error:  # numpy, zipfile and json raise errors of many kinds

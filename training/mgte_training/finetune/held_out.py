@@ -124,17 +124,15 @@ class RerankerFigures:
         """nDCG@10 over the candidates, in 0..1."""
         assert isinstance(model, TrainableReranker), "figures of something else"
         pairs = [(query, document) for query, documents, _ in self._asked for document in documents]
-        logits = torch.cat(
-            [model(model.read(some, max_length=self._lengths.pair)) for some in _slices(pairs)]
-        ).split([len(documents) for _, documents, _ in self._asked])
-        figures = [
-            mean_ndcg(own[None], [relevant]) for own, (_, _, relevant) in zip(logits, self._asked, strict=True)
-        ]
+        logits = torch.cat([model(model.read(some, max_length=self._lengths.pair)) for some in _slices(pairs)]).split(
+            [len(documents) for _, documents, _ in self._asked]
+        )
+        figures = [mean_ndcg(own[None], [relevant]) for own, (_, _, relevant) in zip(logits, self._asked, strict=True)]
         return {f"ndcg@{_CUTOFF}": sum(figures) / len(figures)}
 
 
 def mean_ndcg(scores: Tensor, relevant: Sequence[frozenset[int]], cutoff: int = _CUTOFF) -> float:
-    """nDCG with binary relevance, equal scores counted against the relevant documents.
+    """NDCG with binary relevance, equal scores counted against the relevant documents.
 
     Args:
         scores: fp32 [queries, documents].

@@ -160,8 +160,14 @@ def scores_of(output: Output, size: int) -> Score:
     if output == "dense":
         return lambda left, right: scoring.cosine(_dense(left, size), _dense(right, size))
     if output == "sparse":
-        return lambda left, right: scoring.sparse_dot(left.terms(), right.terms())
+        return _sparse
     return lambda left, right: _max_sim(left.token_vectors(size), right.token_vectors(size))
+
+
+def _sparse(left: Representations, right: Representations) -> Tensor:
+    assert left.weights is not None, "represented without sparse vectors"
+    # Vectors without any term leave no trace in the scores; the head still takes part, with a gradient of 0.
+    return scoring.sparse_dot(left.terms(), right.terms()) + 0.0 * left.weights.sum()
 
 
 def _dense(texts: Representations, size: int) -> Tensor:

@@ -186,6 +186,11 @@ class TrainableModel(Trainable):
     outputs: tuple[Output, ...] = ()
     token_dims: tuple[int, ...] = ()
 
+    @property
+    def token_sizes(self) -> tuple[int, ...]:
+        """Sizes of the late-interaction head, ascending; empty where there is none."""
+        return () if self.settings.multi_vector is None else self.settings.multi_vector.dims
+
     def wanting(self, outputs: Sequence[Output], token_dims: Sequence[int] = ()) -> Self:
         """Say what ``forward`` is to make.
 
@@ -203,9 +208,10 @@ class TrainableModel(Trainable):
                 f"the model {self.checkpoint.identity.name!r} has no head for {', '.join(missing)}; it has "
                 f"{', '.join(there)}: begin a head anew with new_heads"
             )
-        dims = self.settings.multi_vector.dims if self.settings.multi_vector is not None else ()
-        if any(size not in dims for size in token_dims):
-            raise UnsupportedOutputError(f"token_dims={tuple(token_dims)}: the late-interaction head has {dims}")
+        if any(size not in self.token_sizes for size in token_dims):
+            raise UnsupportedOutputError(
+                f"token_dims={tuple(token_dims)}: the late-interaction head has {self.token_sizes}"
+            )
         self.outputs, self.token_dims = tuple(outputs), tuple(token_dims)
         wanted = {"sparse": "sparse" in outputs, "multi_vector": "multi_vector" in outputs}
         for name in ("sparse", "multi_vector", "classifier", "language"):  # what is not asked for gets no gradient

@@ -81,7 +81,11 @@ class PlannedTrainer(Trainer):
         if args.bf16 and args.device.type == "cuda" and not model.is_frozen:
             use_attention(model, choose_attention(None, [args.device], torch.bfloat16))
         super().__init__(
-            model=model, args=args, train_dataset=steps, eval_dataset=steps if evaluate else None, callbacks=callbacks
+            model=model,
+            args=args,
+            train_dataset=steps,
+            eval_dataset=steps if evaluate else None,
+            callbacks=[SaveOnTermination(), *(callbacks or [])],
         )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -141,7 +145,7 @@ class ModelTrainer(PlannedTrainer):
     """Trains any of a model's dense, sparse and late-interaction outputs.
 
     Args:
-        model: with ``wanting`` called for the outputs of the objective.
+        model: what is trained; the heads that the objective does not name stay as they are.
         args: ``transformers.TrainingArguments``.
         plan: which examples each step trains on.
         objective: what is minimised.
@@ -164,9 +168,8 @@ class ModelTrainer(PlannedTrainer):
         callbacks: list[Any] | None = None,
     ) -> None:
         self._objective = objective
-        missing = set(objective.heads) - set(model.outputs)
-        if missing:
-            raise InvalidOptionError(f"the objective trains {', '.join(missing)}; call model.wanting() with it first")
+        late = objective.heads.get("multi_vector")
+        model.wanting(tuple(objective.heads), () if late is None else tuple(late.sizes) or model.token_sizes[-1:])
         steps = ModelSteps(
             plan,
             model,
@@ -250,6 +253,7 @@ class RerankerTrainer(PlannedTrainer):
     def _step(self, model: nn.Module, inputs: PairStep) -> dict[str, Tensor]:
         total = sum(len(part.ids) for part in inputs.pairs)
         sums: dict[str, Tensor] = {}
+        seen: list[Tensor] = []
         first = 0
         for number, part in enumerate(inputs.pairs):
             with nullcontext() if number == len(inputs.pairs) - 1 else self.accelerator.no_sync(model):
@@ -257,12 +261,13 @@ class RerankerTrainer(PlannedTrainer):
                 teacher = None if inputs.teacher is None else inputs.teacher[first : first + len(logits)]
                 first += len(logits)
                 found = self._loss(logits, teacher)
-                self._watch.scores(logits)
-                self._watch.losses(found, inputs.group)
+                seen.append(logits.detach())
                 share = len(part.ids) / total
                 self.accelerator.backward(found["loss"] * share)
             for name, value in found.items():
                 sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
+        self._watch.losses(sums, inputs.group)
+        self._watch.scores(torch.cat(seen))
         return sums
 
     def _loss(self, logits: Tensor, teacher: Tensor | None) -> dict[str, Tensor]:

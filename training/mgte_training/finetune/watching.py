@@ -55,11 +55,11 @@ class Watch:
             TrainingError: one is not finite, or has stayed that of equal scores.
         """
         for name, tensor in parts.items():
-            value = float(tensor)
+            value = tensor.item()
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"the loss {name!r} is {value}. Lower the learning rate, set max_grad_norm, or raise the temperature; "
-                    f"in 16 bits try bf16 instead of fp16"
+                    f"the loss {name!r} is {value}. Lower the learning rate, set max_grad_norm, or raise the "
+                    f"temperature; in 16 bits try bf16 instead of fp16"
                 )
             if "distillation" in name or name == "loss":
                 continue
@@ -94,7 +94,8 @@ class Watch:
                 "train longer before judging; the alarm's patience may be raised",
             )
         if documents.dense is not None and documents.texts >= 8:
-            rank = effective_rank(documents.dense[:_RANKED].detach())
+            vectors = documents.dense[:_RANKED].detach()
+            rank = effective_rank(vectors) if torch.isfinite(vectors).all() else math.inf  # the loss will be no number
             self._wait(
                 "collapsed dense vectors",
                 rank < self._alarms.least_rank,
@@ -113,8 +114,8 @@ class Watch:
             self._wait(
                 "equal scores",
                 spread < self._alarms.least_spread,
-                f"a query's candidates all get the same score (they spread by {spread:.1e}). Lower the learning rate: 6e-5 "
-                f"is too high for most rerankers",
+                f"a query's candidates all get the same score (they spread by {spread:.1e}). Lower the learning rate: "
+                f"6e-5 is too high for most rerankers",
             )
 
     def _wait(self, alarm: str, seen: bool, explanation: str) -> None:

@@ -9,10 +9,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class SaveOnTermination(TrainerCallback):
-    """On SIGTERM: finish the step, write a checkpoint, stop. A run resumed from it ends as one that was not stopped."""
+    """On SIGTERM: finish the step, write a checkpoint, stop. A run resumed from it ends as one that was not stopped.
+
+    Attributes:
+        asked: whether the signal has come.
+    """
 
     def __init__(self) -> None:
-        self._asked = False
+        self.asked = False
         self._before: Any = None
 
     def on_train_begin(
@@ -23,11 +27,11 @@ class SaveOnTermination(TrainerCallback):
             self._before = signal.signal(signal.SIGTERM, self._listen)
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self.asked = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Between two steps the run's state is whole."""
-        if self._asked:
+        if self.asked:
             control.should_save = True
             control.should_training_stop = True
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -191,16 +192,23 @@ class TrainableModel(Trainable):
         """Sizes of the late-interaction head, ascending; empty where there is none."""
         return () if self.settings.multi_vector is None else self.settings.multi_vector.dims
 
-    def wanting(self, outputs: Sequence[Output], token_dims: Sequence[int] = ()) -> Self:
+    def wanting(self, outputs: Sequence[Output], token_dims: Sequence[int] = (), dims: Sequence[int] = ()) -> Self:
         """Say what ``forward`` is to make.
 
         Args:
             outputs: of those that the model has, new heads included.
             token_dims: sizes of the token vectors.
+            dims: sizes of the dense vector; those that are new to the model will be allowed in what is saved.
 
         Raises:
             UnsupportedOutputError: an output or a size that the model has no head for.
         """
+        if any(size > self.settings.encoder.hidden for size in dims):
+            raise UnsupportedOutputError(
+                f"dims={tuple(dims)}: dense vectors have {self.settings.encoder.hidden} components"
+            )
+        if dims:
+            self.settings = replace(self.settings, dims=tuple(sorted({*self.settings.dims, *dims})))
         there = outputs_of(self.settings)
         missing = [output for output in outputs if output not in there]
         if missing:

@@ -76,6 +76,7 @@ class PlannedTrainer(Trainer):
         args.ignore_data_skip = True  # batches are functions of the step: there is nothing to skip
         args.remove_unused_columns = False
         self._figures = evaluate
+        self._termination = SaveOnTermination()
         self._watch = Watch(alarms or Alarms())
         self._parts: dict[str, list[Tensor]] = {}
         if args.bf16 and args.device.type == "cuda" and not model.is_frozen:
@@ -85,8 +86,13 @@ class PlannedTrainer(Trainer):
             args=args,
             train_dataset=steps,
             eval_dataset=steps if evaluate else None,
-            callbacks=[SaveOnTermination(), *(callbacks or [])],
+            callbacks=[self._termination, *(callbacks or [])],
         )
+
+    @property
+    def terminated(self) -> bool:
+        """Whether SIGTERM has ended the run before its last step."""
+        return self._termination.asked and self.state.global_step < self.state.max_steps
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The plan's steps from where the run is, tokenised by worker processes where there are any."""
@@ -168,8 +174,12 @@ class ModelTrainer(PlannedTrainer):
         callbacks: list[Any] | None = None,
     ) -> None:
         self._objective = objective
-        late = objective.heads.get("multi_vector")
-        model.wanting(tuple(objective.heads), () if late is None else tuple(late.sizes) or model.token_sizes[-1:])
+        late, dense = objective.heads.get("multi_vector"), objective.heads.get("dense")
+        model.wanting(
+            tuple(objective.heads),
+            () if late is None else tuple(late.sizes) or model.token_sizes[-1:],
+            () if dense is None else tuple(dense.sizes),
+        )
         steps = ModelSteps(
             plan,
             model,

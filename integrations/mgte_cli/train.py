@@ -1,0 +1,44 @@
+"""``mgte-rag train``: a recipe to a trained model."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model as a recipe says",
+        description="Train a model of vectors or a reranker as a TOML recipe says. Stopped, the same command goes on "
+        "from its last checkpoint and ends at the same weights. Several GPUs: torchrun -m mgte_cli.main train ...",
+    )
+    parser.add_argument(
+        "recipe", help="a file, or the name of a recipe that comes with the package; 'list' lists these"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the run; the model will be in its folder 'model'")
+    parser.add_argument(
+        "--data", type=Path, default=Path(), help="folder that the recipe's files are in (default: here)"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                        help="instead of the recipe's: training.learning_rate=1e-5, sources.0.path=my.jsonl")  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, and say where the model is."""
+    from mgte_rag import InvalidOptionError  # on use: other commands need no extra and answer at once
+    from mgte_training.finetune.recipe import RECIPES, find_recipe, read_recipe
+    from mgte_training.finetune.run import run_recipe
+
+    if options.recipe == "list":
+        print("\n".join(sorted(path.stem for path in RECIPES.glob("*.toml"))))
+        return 0
+    if options.out is None:
+        raise InvalidOptionError("--out is missing: the folder that the run and the trained model go to")
+    recipe = read_recipe(find_recipe(options.recipe), options.settings)
+    trained = run_recipe(recipe, options.out, data=options.data, show_progress=not options.quiet, say=print)
+    for name, value in trained.figures.items():
+        print(f"{name:32} {value:.4f}")
+    print(f"the model is in {trained.folder}")
+    return 0

@@ -1,0 +1,235 @@
+"""A recipe to a trained model: data, plan, trainer, figures, files."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgte_rag.devices import choose_device
+from mgte_rag.errors import InvalidOptionError, MissingExtraError, TrainingError
+from mgte_training.data.buckets import scale_buckets
+from mgte_training.data.lengths import checkpoint_lengths
+from mgte_training.data.plan import TrainingPlan
+from mgte_training.data.planning import make_plan
+from mgte_training.data.sources import Source
+from mgte_training.data.store import SourceData
+from mgte_training.finetune.recipe import Recipe
+from mgte_training.finetune.trainable import Trainable, TrainableModel, TrainableReranker
+
+PLAN = "plan.npz"
+RECIPE = "recipe.json"
+MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run has made.
+
+    Attributes:
+        folder: of the trained model, for ``EmbeddingModel.load`` or ``Reranker.load``.
+        figures: the held-out set's, of the model that was kept; empty without a held-out set.
+        log: what was logged, step by step.
+    """
+
+    folder: Path
+    figures: dict[str, float]
+    log: list[dict[str, float]]
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    data: str | Path = ".",
+    show_progress: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Trained:
+    """Train as a recipe says. A run that was stopped goes on where its last checkpoint was.
+
+    Args:
+        recipe: what to do.
+        out: folder of the run: recipe.json, plan.npz, checkpoints, and the trained model in ``model``.
+        data: folder that relative paths of the recipe are in.
+        show_progress: draw progress bars on standard error.
+        say: told what happens, in sentences.
+
+    Raises:
+        MissingExtraError: transformers or accelerate are not installed.
+        InvalidOptionError: the folder has a finished run, or one of another recipe.
+        DataError: a source cannot be used.
+        TrainingError: an alarm or SIGTERM stopped the run.
+    """
+    for package in ("transformers", "accelerate"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "training")
+    from transformers import TrainingArguments
+
+    say = say or (lambda _: None)
+    folder, data = Path(out), Path(data)
+    resumed = _claim(folder, recipe, data)
+    model = _open(recipe)
+    plan = _plan(recipe, model, data, folder, show_progress, say)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        **{
+            "report_to": "none",
+            "seed": recipe.seed,
+            "disable_tqdm": not show_progress,
+            "save_total_limit": 2,
+            **_measured(recipe),
+            **recipe.training,
+        },
+    )
+    trainer = _trainer(recipe, model, arguments, plan, data)
+    checkpoint = _last_checkpoint(folder)
+    if resumed and checkpoint is not None:
+        say(f"going on from {checkpoint.name} of {plan.steps} steps")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.terminated:
+        raise TrainingError(
+            f"stopped by SIGTERM after step {trainer.state.global_step} of {plan.steps}; a checkpoint is in {folder}, "
+            f"and the same command goes on from there"
+        )
+    figures = {}
+    if recipe.held_out is not None:
+        figures = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    if trainer.is_world_process_zero():
+        model.save(folder / MODEL)
+    return Trained(folder / MODEL, figures, trainer.state.log_history)
+
+
+def _claim(folder: Path, recipe: Recipe, data: Path) -> bool:
+    """Whether the folder has a part of this run; it is made where it is not there."""
+    content = json.dumps({"recipe": asdict(recipe), "data": str(data.resolve())}, indent=2, default=str)
+    path = folder / RECIPE
+    if (folder / MODEL).exists():
+        raise InvalidOptionError(f"{folder} has a finished run's model; give another folder")
+    if path.exists():
+        if path.read_text(encoding="utf-8") != content:
+            raise InvalidOptionError(f"{path} is of another recipe than the one given; give another folder")
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return False
+
+
+def _open(recipe: Recipe) -> Trainable:
+    kind = TrainableModel if recipe.model.kind == "embedding" else TrainableReranker
+    choice = recipe.model
+    local = f":{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ and torch.cuda.is_available() else ""
+    device = choose_device("cpu" if recipe.training.get("use_cpu") else None)
+    return kind.open(
+        choice.name,
+        new_heads=choice.new_heads,
+        trained=choice.trained,
+        lora=choice.lora,
+        dropout=choice.dropout,
+        recompute=choice.recompute,
+        device=f"cuda{local}" if local else device,
+        seed=recipe.seed,
+    )
+
+
+def _plan(
+    recipe: Recipe, model: Trainable, data: Path, folder: Path, show_progress: bool, say: Callable[[str], None]
+) -> TrainingPlan:
+    read = [SourceData.read(_found(source, data), show_progress=show_progress) for source in recipe.sources]
+    path = folder / PLAN
+    if path.exists():
+        return TrainingPlan.read(path, read)
+    batches, lengths = recipe.batches, recipe.lengths
+    group = 1 + max((source.negatives or 0) + source.random_negatives for source in recipe.sources)
+    buckets = scale_buckets(batches.buckets, batches.scale, group=group, token_budget=batches.token_budget)
+    counted = checkpoint_lengths(
+        model.checkpoint, max_length=lengths.document or lengths.pair, query_max_length=lengths.query
+    )
+    plan = make_plan(
+        read,
+        lengths=counted if len(buckets) > 1 else None,
+        buckets=buckets,
+        alpha=batches.alpha,
+        epochs=None if batches.steps else batches.epochs,
+        steps=batches.steps,
+        seed=recipe.seed,
+        multiple_of=int(os.environ.get("WORLD_SIZE", "1")),
+        drop_last=batches.drop_last,
+        show_progress=show_progress,
+    )
+    say(plan.describe())
+    if int(os.environ.get("RANK", "0")) == 0:
+        plan.write(path)
+    return plan
+
+
+def _found(source: Source, data: Path) -> Source:
+    """The source with its path in the folder of the data, where there is such a file."""
+    inside = data / source.path
+    return replace(source, path=str(inside)) if inside.exists() else source
+
+
+def _measured(recipe: Recipe) -> dict[str, Any]:
+    """What the held-out set asks of the trainer."""
+    if recipe.held_out is None:
+        return {}
+    every = recipe.held_out.every
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "ndcg@10",
+        "greater_is_better": True,
+    }
+
+
+def _trainer(recipe: Recipe, model: Trainable, arguments: Any, plan: TrainingPlan, data: Path) -> Any:
+    from transformers import EarlyStoppingCallback
+
+    from mgte_training.finetune.held_out import HeldOut, ModelFigures, RerankerFigures
+    from mgte_training.finetune.trainer import ModelTrainer, RerankerTrainer
+
+    callbacks: list[Any] = []
+    held_out = None
+    if recipe.held_out is not None:
+        source = Source("held_out", recipe.held_out.path)
+        examples = SourceData.read(_found(source, data))
+        held_out = HeldOut.of(list(examples)[: recipe.held_out.max_examples])
+        if recipe.held_out.patience is not None:
+            callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.held_out.patience))
+    if isinstance(model, TrainableModel) and recipe.objective is not None:
+        return ModelTrainer(
+            model,
+            arguments,
+            plan,
+            recipe.objective,
+            lengths=recipe.lengths,
+            evaluate=None if held_out is None else ModelFigures(held_out, recipe.objective, recipe.lengths),
+            alarms=recipe.alarms,
+            callbacks=callbacks,
+        )
+    assert isinstance(model, TrainableReranker), "a recipe of neither kind"
+    assert recipe.reranker is not None, "a reranker's recipe says what it minimises"
+    return RerankerTrainer(
+        model,
+        arguments,
+        plan,
+        temperature=recipe.reranker.temperature,
+        contrastive_weight=recipe.reranker.contrastive_weight,
+        distillation=recipe.reranker.distillation,
+        lengths=recipe.lengths,
+        evaluate=None if held_out is None else RerankerFigures(held_out, recipe.lengths),
+        alarms=recipe.alarms,
+        callbacks=callbacks,
+    )
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

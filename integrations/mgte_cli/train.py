@@ -20,7 +20,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--data", type=Path, default=Path(), help="folder that the recipe's files are in (default: here)"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                        help="instead of the recipe's: training.learning_rate=1e-5, sources.0.path=my.jsonl")  # fmt: skip
+                        help="instead of the recipe's: training.learning_rate=1e-5")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(run=run)
 

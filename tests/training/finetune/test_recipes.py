@@ -92,7 +92,7 @@ def test_the_recipes_are_those_that_are_documented() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_tiny_recipe_trains_a_model_that_can_be_loaded(name: str, pairs: Path, tmp_path: Path) -> None:
     arguments = ["train", f"{name}-tiny", "--out", str(tmp_path / "run"), "--data", str(pairs), "--quiet"]
-    settings = ["--set", "batches.steps=2", "--set", "batches.buckets=[{max_tokens=512, batch=200, sub_batch=200}]"]
+    settings = ["--set", "batches.steps=2", "--set", "batches.buckets=[{max_tokens=512, batch=64, sub_batch=64}]"]
     assert main([*arguments, *settings]) == 0
     folder = tmp_path / "run" / "model"
     if "reranker" in name:

@@ -14,6 +14,7 @@ from mgte_rag.batching import read_ahead
 from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.checkpoints.export import Format, export
 from mgte_rag.checkpoints.saving import save
+from mgte_rag.config import HybridWeights
 from mgte_rag.engine import Engine, Vectors
 from mgte_rag.errors import UnsupportedOutputError
 from mgte_rag.handle import ModelHandle
@@ -119,6 +120,16 @@ class EmbeddingModel:
     def prompts(self) -> Mapping[Role, str]:
         """Text put before every text of that role unless ``prompt=`` says otherwise."""
         return {"query": self._config.query_prompt, "document": self._config.document_prompt}
+
+    @property
+    def hybrid_weights(self) -> Mapping[Output, float] | None:
+        """What each output counts in the hybrid score that the model was published with; None where it was without."""
+        published = self._config.weights
+        if published == HybridWeights():
+            return None
+        shares = {output: getattr(published, output) for output in self.outputs}
+        total = sum(shares.values()) if published.averaged else 1.0
+        return {output: share / total for output, share in shares.items()}
 
     @property
     def device(self) -> str:

@@ -12,7 +12,7 @@ from mgte_rag.errors import shown
 from mgte_rag.types import Output
 from qdrant_mgte.encodings import outputs_of
 from qdrant_mgte.filters import Filter
-from qdrant_mgte.fusion import Fusion
+from qdrant_mgte.fusion import Fusion, default_fusion
 from qdrant_mgte.locations import place_of
 from qdrant_mgte.manifest import Layout, Manifest, check_still_of
 from qdrant_mgte.move import back_up, copy_points, migrate_documents
@@ -268,7 +268,8 @@ class HybridCollection:
             mode: "dense" (cosine), "sparse" (dot product), "hybrid" (both, fused), "late_interaction" (the best of
                 these by MaxSim; of all where there are no others, or with ``exact``). None is the collection's mode.
             filter: on metadata, {"lang": "de", "year": {"gte": 2020}}, see ``qdrant_mgte.filters``; or Qdrant's own.
-            fusion: of dense and sparse: ``rrf(k, weights)`` (the default, with k=5), ``dbsf()``, ``weighted(weights)``.
+            fusion: of dense and sparse, and of these with late interaction: ``rrf(k, weights)``, ``dbsf()``,
+                ``weighted(weights)``. None is the weighted sum that the model was published with, else rrf(k=5).
             candidates: hits of one stage that the next one scores; 100.
             rerank: a cross-encoder, for the best of these; hits then have its scores.
             rerank_candidates: how many it scores; 50.
@@ -285,6 +286,7 @@ class HybridCollection:
         search = Search.of(
             self._store.schema, self._mode if mode is None else mode, limit, offset, filter, fusion, candidates,
             rerank, rerank_candidates, mmr, group_by_parent, score_threshold, all_scores, exact,
+            default_fusion=default_fusion(self._model),
         )  # fmt: skip
         return search_all(self._store, self._model, [query], search)[0]
 
@@ -314,6 +316,7 @@ class HybridCollection:
         search = Search.of(
             self._store.schema, self._mode if mode is None else mode, limit, offset, filter, fusion, candidates,
             rerank, rerank_candidates, mmr, group_by_parent, score_threshold, all_scores, exact,
+            default_fusion=default_fusion(self._model),
         )  # fmt: skip
         return search_all(self._store, self._model, queries, search)
 

@@ -12,6 +12,7 @@ from qdrant_mgte.store import Dbsf, Rrf, WeightedSum
 # Among small k there is little to choose (benchmarks/retrieval.py --fusions); the paper's 60 (Cormack, Clarke and
 # Buettcher, SIGIR 2009) is 61 in Qdrant's counting.
 DEFAULT_K = 5
+_STAGES = {"multi_vector": "late_interaction"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +24,7 @@ class Fusion:
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def query(self, legs: Sequence[str]) -> Rrf | Dbsf | WeightedSum:
-        """For the engine: over the stages of these names.
-
-        Raises:
-            InvalidOptionError: a weight names a stage that is not fused.
-        """
-        unknown = sorted(set(self.weights) - {"dense", "sparse"})
-        if unknown:
-            raise InvalidOptionError(f"weights name {', '.join(unknown)}; what is fused is dense and sparse")
+        """For the engine: over the stages of these names."""
         if self.kind == "dbsf":
             return Dbsf()
         if self.kind == "weighted":
@@ -65,16 +59,28 @@ def weighted(weights: Mapping[str, float]) -> Fusion:
     A document that one of the rankings does not reach has score 0 in it.
 
     Args:
-        weights: by "dense" and "sparse"; one not named is 0.
+        weights: by "dense", "sparse" and "late_interaction"; one not named is 0. The last counts where late
+            interaction is what ranks, beside the other two, as the mean over the query's tokens; without it late
+            interaction ranks alone what they have found.
     """
     if not weights:
         raise InvalidOptionError("weighted needs weights such as {'dense': 1, 'sparse': 0.1}")
     return Fusion(kind="weighted", weights=_checked(weights, above_zero=False))
 
 
-def fusion_of(given: Fusion | str | None) -> Fusion:
+def default_fusion(model: object) -> Fusion:
+    """The weighted sum that a model was published with, where it was with one; else ``rrf()``."""
+    published: Mapping[str, float] | None = getattr(model, "hybrid_weights", None)
+    if published is None:
+        return rrf()
+    return weighted({_STAGES.get(output, output): weight for output, weight in published.items()})
+
+
+def fusion_of(given: Fusion | str | None, default: Fusion) -> Fusion:
     """A fusion from what a caller gave: one made by a function here, "rrf", "dbsf", or None for the default."""
-    if given is None or given == "rrf":
+    if given is None:
+        return default
+    if given == "rrf":
         return rrf()
     if given == "dbsf":
         return dbsf()
@@ -86,6 +92,10 @@ def fusion_of(given: Fusion | str | None) -> Fusion:
 
 
 def _checked(weights: Mapping[str, float], *, above_zero: bool) -> dict[str, float]:
+    allowed = {"dense", "sparse"} if above_zero else {"dense", "sparse", "late_interaction"}
+    unknown = sorted(weights.keys() - allowed)
+    if unknown:
+        raise InvalidOptionError(f"weights name {', '.join(unknown)}; what is fused is {', '.join(sorted(allowed))}")
     for name, weight in weights.items():
         if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight):
             raise InvalidOptionError(f"the weight of {name} must be a finite number, not {shown(weight)}")

@@ -13,12 +13,12 @@ from mgte_rag.types import Output
 from qdrant_mgte.filters import Filter, native_filter
 from qdrant_mgte.fusion import Fusion, fusion_of
 from qdrant_mgte.schema import DENSE, MULTI_VECTOR, SPARSE, Schema, Vector
-from qdrant_mgte.store import Mmr, Stage
+from qdrant_mgte.store import Mmr, Stage, WeightedSum
 from qdrant_mgte.types import ScoringModel
 
 Mode = Literal["hybrid", "dense", "sparse", "late_interaction"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-STAGES = (*MODES, "mmr", "rerank")
+STAGES = (*MODES, "combined", "mmr", "rerank")
 
 # Points that a search hands from stage to stage: Qdrant advises 100 to 200.
 _CANDIDATES = 100
@@ -76,6 +76,8 @@ class Search:
         score_threshold: float | Mapping[str, float] | None,
         all_scores: bool,
         exact: bool | None,
+        *,
+        default_fusion: Fusion | None = None,
     ) -> "Search":
         """From a caller's arguments.
 
@@ -87,7 +89,7 @@ class Search:
             limit=_whole("limit", limit, 1),
             offset=_whole("offset", offset, 0),
             filter=native_filter(filter),
-            fusion=fusion_of(fusion),
+            fusion=fusion_of(fusion, default_fusion or Fusion()),
             candidates=_whole("candidates", _CANDIDATES if candidates is None else candidates, 1),
             rerank=rerank,
             rerank_candidates=_whole(
@@ -112,7 +114,14 @@ class Search:
     @property
     def last(self) -> str:
         """The engine's last stage, whose score hits have unless they are reranked."""
-        return "mmr" if self.mmr is not None else self.mode
+        if self.mmr is not None:
+            return "mmr"
+        return "combined" if self.combines else self.mode
+
+    @property
+    def combines(self) -> bool:
+        """Whether late interaction's scores are added to those of what found the candidates."""
+        return self.mode == "late_interaction" and bool(self.fusion.weights.get("late_interaction"))
 
     def stages(self, schema: Schema) -> tuple[str, ...]:
         """The stages that score, in order."""
@@ -121,6 +130,8 @@ class Search:
             named.append("hybrid")
         if self.mode == "late_interaction":
             named.append("late_interaction")
+        if self.combines:
+            named.append("combined")
         if self.mmr is not None:
             named.append("mmr")
         return (*named, "rerank") if self.rerank is not None else tuple(named)
@@ -189,17 +200,40 @@ def fused(vectors: Mapping[str, Vector], search: Search, schema: Schema, limit: 
     return None if stage is None else replace(stage, filter=search.filter)
 
 
+def combined(vectors: Mapping[str, Vector], search: Search, schema: Schema, limit: int) -> Stage | None:
+    """The combination with late interaction alone, with the filter: for its scores."""
+    stage = _ranked(vectors, search, schema, limit)
+    return None if stage is None else replace(stage, limit=limit, filter=search.filter)
+
+
 def _ranked(vectors: Mapping[str, Vector], search: Search, schema: Schema, limit: int) -> Stage | None:
     if search.mode != "late_interaction":
         return _candidates(vectors, search, schema, limit)
     before = _candidates(vectors, search, schema, limit) if search.exact is not True else None
-    return Stage(
+    late = Stage(
         query=vectors[MULTI_VECTOR],
         using=MULTI_VECTOR,
         limit=limit,
         prefetch=() if before is None else (before,),
         score_threshold=search.thresholds.get("late_interaction"),
         exact=search.exact,
+    )
+    return _combined(vectors, search, schema, late) if search.combines else late
+
+
+def _combined(vectors: Mapping[str, Vector], search: Search, schema: Schema, late: Stage) -> Stage:
+    """Late interaction's scores, as means over the query's tokens, added to the others', weighted."""
+    each = max(2 * search.candidates, late.limit)
+    names = [name for name in search.legs(schema) if name in vectors]
+    legs = [_leg(name, vectors, search, schema, each) for name in names]
+    weights = [search.fusion.weights.get(name, 0.0) for name in names]
+    share = search.fusion.weights["late_interaction"] / max(1, len(vectors[MULTI_VECTOR]))
+    late = replace(late, limit=max(search.candidates, late.limit))
+    return Stage(
+        query=WeightedSum((*weights, share)),
+        limit=late.limit,
+        prefetch=(*legs, late),
+        score_threshold=search.thresholds.get("combined"),
     )
 
 
@@ -237,7 +271,7 @@ def _thresholds(given: float | Mapping[str, float] | None, search: Search, schem
     stages = [stage for stage in search.stages(schema) if stage != "mmr"]
     if not isinstance(given, Mapping):
         last = stages[-1]
-        if last == "hybrid":
+        if last in ("hybrid", "combined"):
             raise InvalidOptionError(
                 f"score_threshold={shown(given)}: fused scores say nothing by themselves; name the stage that it is "
                 f"for, {{'dense': {shown(given)}}}"

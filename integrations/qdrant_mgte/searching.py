@@ -11,7 +11,7 @@ from mgte_rag import Encodings, InputTypeError, InvalidOptionError
 from mgte_rag.errors import shown
 from qdrant_mgte.documents import HIT_FIELDS, hit_of, point_id
 from qdrant_mgte.encodings import vectors_of
-from qdrant_mgte.plan import Search, fused, plan
+from qdrant_mgte.plan import Search, combined, fused, plan
 from qdrant_mgte.schema import DENSE, MULTI_VECTOR, SPARSE, Schema, Vector, vector_fault
 from qdrant_mgte.store import Found, Stage, Store
 from qdrant_mgte.types import EncodingModel, Hit, ScoringModel
@@ -193,8 +193,9 @@ def _scoring_stages(query: Query, hits: Sequence[Hit], search: Search, schema: S
         if vector is not None and vector in query.vectors:
             stage = Stage(query=query.vectors[vector], using=vector, limit=len(hits), filter=ids, exact=True)
             scoring.append((name, stage))
-        elif name == "hybrid":
-            stage_or_none = fused(query.vectors, search, schema, search.offset + search.limit + _BEYOND)
+        elif name in ("hybrid", "combined"):
+            again = fused if name == "hybrid" else combined
+            stage_or_none = again(query.vectors, search, schema, search.offset + search.limit + _BEYOND)
             if stage_or_none is not None:
                 scoring.append((name, stage_or_none))
     return scoring

@@ -145,6 +145,37 @@ def test_reciprocal_rank_fusion_is_what_its_formula_says(
     assert len(collection.search("temporary file", fusion=dbsf())) == 10
 
 
+def test_late_interaction_can_be_added_to_what_found_the_candidates(
+    collection: HybridCollection, docs: list[dict[str, Any]], mini: EmbeddingModel
+) -> None:
+    collection.upsert(docs)
+    shares = {"dense": 1.0, "sparse": 0.1, "late_interaction": 2.0}
+    query = mini.encode_query("temporary file", outputs=("dense", "sparse", "multi_vector"))
+    assert query.multi_vector is not None
+    tokens = len(query.multi_vector[0])
+    found = collection.search(query, mode="late_interaction", fusion=weighted(shares), all_scores=True)
+    assert [hit.score for hit in found] == sorted([hit.score for hit in found], reverse=True)
+    for hit in found:
+        mean = hit.scores["late_interaction"] / tokens
+        expected = hit.scores["dense"] + 0.1 * hit.scores["sparse"] + 2.0 * mean
+        assert hit.score == hit.scores["combined"] == pytest.approx(expected, rel=1e-2)
+    without = weighted({"dense": 1.0, "sparse": 0.1})
+    alone = collection.search(query, mode="late_interaction", fusion=without, all_scores=True)
+    assert all(hit.score == hit.scores["late_interaction"] for hit in alone)
+
+
+def test_a_search_without_fusion_takes_the_weights_that_the_model_was_published_with(
+    collection: HybridCollection, docs: list[dict[str, Any]], mini: EmbeddingModel
+) -> None:
+    collection.upsert(docs)
+    published = mini.hybrid_weights
+    assert published is not None
+    named = {"late_interaction" if output == "multi_vector" else output: w for output, w in published.items()}
+    for mode in ("hybrid", "late_interaction"):
+        given = collection.search("temporary file", mode=mode, fusion=weighted(named))
+        assert ranking(collection.search("temporary file", mode=mode)) == ranking(given)
+
+
 def test_pages_follow_each_other_and_the_filter_holds_at_every_stage(
     collection: HybridCollection, docs: list[dict[str, Any]]
 ) -> None:
@@ -641,7 +672,6 @@ def test_an_option_that_is_not_to_be_had_is_an_error(
         ({"offset": -1}, "offset must be a whole number from 0"),
         ({"candidates": 0}, "candidates must be a whole number above 0"),
         ({"fusion": "max"}, "fusion 'max' is not supported"),
-        ({"fusion": rrf(weights={"colour": 1})}, "weights name colour"),
         ({"rerank": "mini"}, "rerank must be a loaded reranker"),
         ({"filter": {"a": {"near": 1}}}, "'near' is unknown"),
     ],
@@ -658,6 +688,8 @@ def test_fusions_with_impossible_numbers_are_errors() -> None:
         lambda: rrf(0),
         lambda: rrf(1.5),  # type: ignore[arg-type]
         lambda: rrf(weights={"dense": 0}),
+        lambda: rrf(weights={"colour": 1}),
+        lambda: rrf(weights={"late_interaction": 1}),
         lambda: weighted({}),
         lambda: weighted({"dense": math.nan}),
         lambda: weighted({"dense": -1}),

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mgte_cli.arguments import positive
+
 if TYPE_CHECKING:
     from langchain_mgte import MGTERetriever
     from mgte_rag import EmbeddingModel
@@ -33,14 +35,6 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("-k", type=positive, default=3, help="answers to each question (default 3)")
     parser.add_argument("--index", type=Path, default=None, help="folder of the index (default: in the user's cache)")
     parser.set_defaults(run=run)
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for the command line."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mgte_cli import demo, doctor, train, verify
+from mgte_cli import demo, distill_scores, doctor, mine, train, verify
 from mgte_rag import MGTEError, __version__
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mgte-rag", description="Retrieval that is good, fast and yours.")
     parser.add_argument("--version", action="version", version=f"mgte-rag {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, doctor, train, verify):
+    for command in (demo, distill_scores, doctor, mine, train, verify):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mgte-rag: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nmgte-rag: stopped. What was indexed is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nmgte-rag: stopped. What was done is kept; the same command goes on from there.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, head say, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

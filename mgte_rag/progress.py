@@ -29,8 +29,9 @@ class Progress:
         if self._bar is None:
             return
         self._tokens += tokens
-        rate = self._tokens / (time.perf_counter() - self._started)
-        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        if self._tokens:
+            rate = self._tokens / (time.perf_counter() - self._started)
+            self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
         self._bar.update(items)
 
     def __enter__(self) -> Self:

@@ -239,7 +239,15 @@ def test_a_source_without_examples_or_with_some_unscored_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_examples": 0}, {"negatives": -1}, {"random_negatives": True}, {"weight": 0.0}, {"name": ""}]
+    "options",
+    [
+        {"max_examples": 0},
+        {"negatives": -1},
+        {"random_negatives": True},
+        {"weight": 0.0},
+        {"name": ""},
+        {"ignored_fields": "id"},
+    ],
 )
 def test_a_source_with_a_senseless_option_is_an_error(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOptionError):

@@ -150,6 +150,7 @@ def test_labels_several_positives_and_a_reranker_equal_a_brute_force_search(
     assert sum(count > 0 for count in report.dropped.values()) >= 2
     for reason, kept in report.samples.items():
         assert 0 < len(kept) <= 3
+        assert len({sample.query for sample in kept}) == len(kept)
         assert reason == "taken" or report.dropped[reason] > 0
 
 
@@ -178,7 +179,7 @@ def test_no_positive_of_the_same_query_and_no_identical_text_is_a_negative(
     report = mine(tiny_model, examples, sentences, tmp_path / "mined.jsonl", options=options)
     for each in read(tmp_path / "mined.jsonl"):
         assert sorted(each.negatives) == sorted(sentences[6:])
-    assert report.excluded == 6
+    assert report.excluded == 6  # five positives of the one query, and its own text
     assert report.looked_at == 5 * 144
 
 
@@ -216,6 +217,17 @@ def test_memory_does_not_hold_scores_of_the_whole_corpus(
     mine(tiny_model, examples, sentences, tmp_path / "mined.jsonl", options=TOP)
     assert max(shapes) == (8, 16)
     assert len(shapes) == 3 * 10
+
+
+def test_texts_in_any_script_and_lone_surrogates_are_written_as_they_are(
+    tiny_model: EmbeddingModel, tmp_path: Path
+) -> None:
+    examples = [Example("猫?", ("猫 sat",)), Example("dog \ud800?", ("dog \ud800 ran",))]
+    mine(tiny_model, examples, None, tmp_path / "mined.jsonl", options=MiningOptions(rank_range=(0, 5), count=1))
+    assert read(tmp_path / "mined.jsonl") == [
+        replace(examples[0], negatives=("dog \ud800 ran",)),
+        replace(examples[1], negatives=("猫 sat",)),
+    ]
 
 
 class StopError(Exception):

@@ -51,7 +51,8 @@ class Source:
         """Check the options.
 
         Raises:
-            InvalidOptionError: a count below what makes sense, or a weight that is not above zero.
+            InvalidOptionError: a count below what makes sense, a weight that is not above zero, or one string where
+                names belong.
         """
         if not self.name:
             raise InvalidOptionError("a source needs a name")
@@ -61,5 +62,7 @@ class Source:
                 raise InvalidOptionError(
                     f"source {self.name!r}: {option}={count!r}; it is a whole number from {lowest} up"
                 )
+        if isinstance(self.ignored_fields, str):
+            raise InvalidOptionError(f"source {self.name!r}: ignored_fields is a list of names, not one string")
         if self.weight is not None and not (math.isfinite(self.weight) and self.weight > 0):
             raise InvalidOptionError(f"source {self.name!r}: weight={self.weight!r}; it is a number above zero")

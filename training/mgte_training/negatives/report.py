@@ -48,7 +48,7 @@ class MiningReport:
         dropped: candidates by reason.
         fewer: examples with some negatives, but fewer than asked for.
         without: examples with no negative.
-        samples: the first few candidates taken, under "taken", and dropped, by reason.
+        samples: the first few candidates taken, under "taken", and dropped, by reason; each of another query.
     """
 
     examples: int = 0
@@ -63,9 +63,9 @@ class MiningReport:
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
     def show(self, kind: str, sample: Sample) -> None:
-        """Keep one of the first few samples of a kind."""
+        """Keep one of the first few samples of a kind, each of another query."""
         kept = self.samples.setdefault(kind, [])
-        if len(kept) < _SAMPLES:
+        if len(kept) < _SAMPLES and all(other.query != sample.query for other in kept):
             kept.append(sample)
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class MiningReport:
             f"  {self.not_needed:>12,} {self.not_needed * share:5.1f} %  not needed",
         ]
         lines += [f"  {count:>12,} {count * share:5.1f} %  {reason}" for reason, count in self.dropped.items() if count]
-        lines.append(f"{self.excluded:,} documents were positives of the query, or its own text, and no candidates")
+        lines.append(f"{self.excluded:,} times a document was a positive of the query, or its own text: no candidate")
         for kind, kept in self.samples.items():
             lines.append(f"\n{kind}:")
             for sample in kept:

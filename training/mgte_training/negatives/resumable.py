@@ -55,9 +55,9 @@ class ResumableLines:
 
     def append(self, examples: Iterable[Example], state: Mapping[str, Any]) -> None:
         """Write examples and the state after them."""
-        lines = [json.dumps(example_to_row(example), ensure_ascii=True) + "\n" for example in examples]
+        lines = [_line(example) for example in examples]
         with self._part.open("ab") as file:
-            file.write("".join(lines).encode())
+            file.write(b"".join(lines))
             file.flush()
             os.fsync(file.fileno())
         self.done += len(lines)
@@ -110,6 +110,14 @@ def fingerprint_of(settings: Mapping[str, Any], examples: Iterable[Example], doc
     for value in chain(map(example_to_row, examples), documents):
         digest.update(json.dumps(value).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _line(example: Example) -> bytes:
+    row = example_to_row(example)
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # lone surrogates, which only an escape can write
+        return json.dumps(row).encode() + b"\n"
 
 
 def _write_whole(path: Path, content: Mapping[str, Any]) -> None:

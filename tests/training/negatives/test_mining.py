@@ -345,6 +345,7 @@ def test_what_makes_no_sense_is_an_error_and_leaves_no_file(
         (InvalidOptionError, "weights name sparse", {"weights": {"sparse": 1.0}}),
         (UnsupportedOutputError, "has dense", {"outputs": ("sparse",)}),
         (InputTypeError, r"texts\[1\] must be a string", {"corpus": ["a", 1]}),
+        (DataError, "the corpus has an empty text", {"corpus": [*sentences, " "]}),
         (DataError, "no example to mine negatives for", {"examples": []}),
         (InvalidOptionError, "rank_range", {"rank_range": (5, 5)}),
         (InvalidOptionError, "count=0", {"count": 0}),

@@ -81,7 +81,7 @@ def pack_pass(
         enough = kept >= smallest and (kept * _LEAST_SHARE >= size or not batches) and not drop_last
         if enough:
             batches.append((len(buckets) - 1, batch[:kept]))
-        dropped[REPEATED if position else INCOMPLETE] += len(batch) - (kept if enough else 0)
+        dropped[REPEATED if position and not enough else INCOMPLETE] += len(batch) - (kept if enough else 0)
     return Pass([batches[i] for i in chance.permutation(len(batches))], dropped)
 
 

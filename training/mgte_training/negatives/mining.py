@@ -77,7 +77,7 @@ def mine(
         InvalidOptionError: an option needs a reranker or a reranker no option, no document has a rank in the range, the
             model cannot do what the options ask, or the output is no .jsonl file.
         InputTypeError: a document is not a string.
-        DataError: there is no example, the output exists, or another run is under way there.
+        DataError: there is no example, a document is empty, the output exists, or another run is under way there.
 
     Source: ranges as in FlagEmbedding 7ed43d6 ``hn_mine.py``; margins to the positive as in NV-Retriever, arXiv
     2407.15831; mining with the current model as in ANCE, arXiv 2007.00808.
@@ -132,6 +132,8 @@ def _number_texts(examples: Sequence[Example], corpus: Iterable[str] | None) -> 
         raise DataError("there is no example to mine negatives for")
     positives = [text for example in examples for text in example.positives]
     own = dict.fromkeys(positives if corpus is None else check_texts(corpus))
+    if any(not text.strip() for text in own):
+        raise DataError("the corpus has an empty text; leave such documents out")
     documents = list(dict.fromkeys([*own, *positives]))
     numbers = {text: number for number, text in enumerate(documents)}
     queries = list(dict.fromkeys(example.query for example in examples))

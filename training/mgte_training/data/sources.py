@@ -62,9 +62,7 @@ class Source:
                 raise InvalidOptionError(
                     f"source {self.name!r}: {option}={count!r}; it is a whole number from {lowest} up"
                 )
-        if isinstance(self.ignored_fields, str):
-            raise InvalidOptionError(  # type: ignore[unreachable]  # recipes are not type-checked
-                f"source {self.name!r}: ignored_fields is a list of names, not one string"
-            )
+        if isinstance(self.ignored_fields, str):  # type: ignore[unreachable]  # recipes are not type-checked
+            raise InvalidOptionError(f"source {self.name!r}: ignored_fields is a list of names, not one string")
         if self.weight is not None and not (math.isfinite(self.weight) and self.weight > 0):
             raise InvalidOptionError(f"source {self.name!r}: weight={self.weight!r}; it is a number above zero")

@@ -37,6 +37,7 @@ _EXTRAS = {
     "PyStemmer": "eval",
     "qdrant-client": "qdrant",
     "qdrant-edge-py": "qdrant",
+    "scipy": "eval",
     "torchmetrics": "eval",
     "transformers": "train",
 }

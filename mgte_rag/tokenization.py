@@ -167,6 +167,11 @@ class TextTokenizer:
         """Tokens of a pair of empty texts: the markers."""
         return len(self._pair_markers)
 
+    @property
+    def pair_suffix_length(self) -> int:
+        """Markers after the second text of a pair."""
+        return len(self._pair_markers.after)
+
     @cached_property
     def unsaid(self) -> Integers:
         """Ids that are no words: markers, padding, unknown. int32, ascending."""

@@ -1,0 +1,1 @@
+"""Measuring models and pipelines as the papers do."""

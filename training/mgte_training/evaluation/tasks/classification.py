@@ -174,9 +174,7 @@ def _regression(
     return [
         score
         for language, places in languages.items()
-        for score in correlation_scores(
-            predicted[places], gold[places], task=task, group=REGRESSION, language=language
-        )
+        for score in correlation_scores(predicted[places], gold[places], task=task, group=REGRESSION, language=language)
     ]
 
 
@@ -200,7 +198,9 @@ def _trained_outputs(
 
     tokens = _tokenize(trained, learned)
     lengths = [len(ids) for ids in tokens.ids]
-    fine_tune(trained, lengths, lambda places: loss(outputs(tokens, places), places), options, show_progress=show_progress)
+    fine_tune(
+        trained, lengths, lambda places: loss(outputs(tokens, places), places), options, show_progress=show_progress
+    )
     tokens = _tokenize(trained, tested)
     found = torch.empty(len(tested), width)
     with torch.inference_mode():

@@ -1,7 +1,7 @@
 """One's own labelled data as tasks of the package mteb, measured as its own are and without the network.
 
-The files are JSON Lines, ``.jsonl`` or ``.jsonl.gz``; every function checks every line and names file and line where one
-cannot be used. The tasks go to ``mteb.evaluate`` beside mteb's own.
+The files are JSON Lines, ``.jsonl`` or ``.jsonl.gz``; every function checks every line, and names file and line where
+one cannot be used. The tasks go to ``mteb.evaluate`` beside mteb's own.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from mgte_training.evaluation.tasks.rows import read_rows, task_name
 from mgte_training.evaluation.tasks.sts import read_scored_pairs
 
 try:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
     from mteb.abstasks.abstask import AbsTask
     from mteb.abstasks.classification import AbsTaskClassification
     from mteb.abstasks.clustering import AbsTaskClustering
@@ -115,9 +115,7 @@ def _hold(task: AbsTask, rows: Any) -> None:
     task.data_loaded = True
 
 
-def local_sts(
-    path: str | Path, *, split: str | None = None, language: str = "en", name: str | None = None
-) -> AbsTask:
+def local_sts(path: str | Path, *, split: str | None = None, language: str = "en", name: str | None = None) -> AbsTask:
     """Lines of {"sentence1", "sentence2", "score"}; Spearman's correlation of cosines with scores.
 
     Args:
@@ -255,7 +253,9 @@ def local_reranking(path: str | Path, *, language: str = "en", name: str | None 
         relevant[number] = {_document_id(text): 1 for text in positives}
         # By id, that is in no order: ties must not favour positives for standing first.
         candidates[number] = sorted(texts)
-    return _retrieval("Reranking", "map_at_1000", name or task_name(path), language, corpus, queries, relevant, candidates)
+    return _retrieval(
+        "Reranking", "map_at_1000", name or task_name(path), language, corpus, queries, relevant, candidates
+    )
 
 
 def _document_id(text: str) -> str:
@@ -311,7 +311,7 @@ def _retrieval(
 
 
 def _metadata(kind: str, main_score: str, name: str, language: str, content: Any) -> TaskMetadata:
-    """What mteb wants to know; the revision is a hash of the data, so that no result is taken for that of other data."""
+    """What mteb wants to know; the revision is a hash of the data: no result is taken for that of other data."""
     code = LANGUAGES.get(language, language)
     revision = hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
     try:

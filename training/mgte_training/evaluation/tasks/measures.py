@@ -20,9 +20,7 @@ def mean_score(values: Numbers, *, task: str, group: str, language: str, measure
     return TaskScore(task, group, language, measure, float(values.mean()), low, high, len(values))
 
 
-def correlation_scores(
-    predicted: Numbers, gold: Numbers, *, task: str, group: str, language: str
-) -> list[TaskScore]:
+def correlation_scores(predicted: Numbers, gold: Numbers, *, task: str, group: str, language: str) -> list[TaskScore]:
     """Spearman's and Pearson's correlation of predicted with gold values, [examples] each.
 
     Where all predicted or all gold values are the same there is no correlation, which counts as 0.

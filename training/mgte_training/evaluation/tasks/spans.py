@@ -43,7 +43,7 @@ class Question:
     language: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Window:
     """A part of a context as one input with its question.
 
@@ -254,9 +254,7 @@ def find_answers(trained: EncoderWithHead, questions: Sequence[Question]) -> lis
                     score, first, last = best_span(inside[0], inside[1])
                     found = (score, int(window.offsets[first, 0]), int(window.offsets[last, 1]))
                     best[window.question] = max(best[window.question], found, key=lambda each: each[0])
-    return [
-        question.context[begin:end].strip() for question, (_, begin, end) in zip(questions, best, strict=True)
-    ]
+    return [question.context[begin:end].strip() for question, (_, begin, end) in zip(questions, best, strict=True)]
 
 
 def best_span(starts: Tensor, ends: Tensor) -> tuple[float, int, int]:

@@ -39,7 +39,7 @@ def test_sts_figures_equal_those_of_sentence_transformers(
     rows = [
         {
             "sentence1": texts[i],
-            "sentence2": texts[(i + int(chance.integers(3))) % len(texts)],
+            "sentence2": texts[(i + 1 + int(chance.integers(3))) % len(texts)],
             "score": float(chance.integers(11)) / 2,
             "language": ("en", "de")[i % 2],
         }
@@ -64,12 +64,12 @@ def test_sts_figures_equal_those_of_sentence_transformers(
 
 @pytest.mark.skipif("MGTE_DATA" not in os.environ, reason="needs the data that MGTE_DATA names")
 def test_real_sts_figures_equal_those_of_sentence_transformers(
-    mini_fp32: EmbeddingModel, same_mini: SentenceTransformer
+    mini_fp32: EmbeddingModel, same_mini: SentenceTransformer, write_rows: Any
 ) -> None:
     path = Path(os.environ["MGTE_DATA"]) / "sts" / "stsb.jsonl.gz"
     rows = [dict(row.fields) for row in read_rows(path, split="dev") if row.language == "en"]
     expected = reference(same_mini, rows)
-    scores = [score for score in evaluate_sts(mini_fp32, path, split="dev", task="STS-B") if score.language == "en"]
+    scores = evaluate_sts(mini_fp32, write_rows("english.jsonl", rows), split="dev", task="STS-B")
     assert {score.measure: score.value for score in scores} == pytest.approx(expected, abs=1e-4)
     assert expected["spearman"] > 0.8
     assert scores[0].examples == len(rows) == 1_500

@@ -5,12 +5,13 @@ one cannot be used. The tasks go to ``mteb.evaluate`` beside mteb's own.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mgte_rag import DataError, InvalidOptionError, MissingExtraError
-from mgte_training.evaluation.tasks.classification import read_examples
+from mgte_training.evaluation.tasks.classification import Example, read_examples
 from mgte_training.evaluation.tasks.rows import read_rows, task_name
 from mgte_training.evaluation.tasks.sts import read_scored_pairs
 
@@ -159,22 +160,30 @@ def local_classification(
         DataError: a file cannot be used, or a test label does not occur in training; the message names file and line.
     """
     learned, tested = _labelled(train), _labelled(test)
-    known = set(learned["label"])
-    for row, label in zip(read_rows(test), tested["label"], strict=True):
-        if label not in known:
-            raise row.error(f"the label {label!r} does not occur in {train}")
-    if len(known) < 2:
-        raise DataError(f"{train}: every label is {learned['label'][0]!r}; two are needed at least")
-    rows = DatasetDict({"train": Dataset.from_dict(learned), TEST: Dataset.from_dict(tested)})
-    metadata = _metadata("Classification", "accuracy", name or task_name(test), language, {**learned, "test": tested})
-    return LocalClassification(metadata, rows)
+    numbers = {label: number for number, label in enumerate(sorted({str(each.label) for each in learned}))}
+    for example in tested:
+        if example.label not in numbers:
+            raise example.row.error(f"the label {example.label!r} does not occur in {train}")
+    if len(numbers) < 2:
+        raise DataError(f"{train}: every label is {learned[0].label!r}; two are needed at least")
+    columns = {
+        split: {
+            "text": [each.texts[0] for each in examples],
+            "label": [numbers[str(each.label)] for each in examples],  # mteb's measures of two labels take 0 and 1 only
+        }
+        for split, examples in (("train", learned), (TEST, tested))
+    }
+    rows = DatasetDict({split: Dataset.from_dict(part) for split, part in columns.items()})
+    return LocalClassification(
+        _metadata("Classification", "accuracy", name or task_name(test), language, columns), rows
+    )
 
 
-def _labelled(path: str | Path) -> dict[str, list[str]]:
+def _labelled(path: str | Path) -> list[Example]:
     examples = read_examples(path)
     if len(examples[0].texts) > 1 or examples[0].label is None:
         raise examples[0].row.error('needs {"text", "label"}')
-    return {"text": [each.texts[0] for each in examples], "label": [str(each.label) for each in examples]}
+    return examples
 
 
 def local_clustering(path: str | Path, *, language: str = "en", name: str | None = None) -> AbsTask:
@@ -189,7 +198,7 @@ def local_clustering(path: str | Path, *, language: str = "en", name: str | None
         DataError: the file cannot be used; the message names file and line.
     """
     labelled = _labelled(path)
-    columns = {"sentences": labelled["text"], "labels": labelled["label"]}
+    columns = {"sentences": [each.texts[0] for each in labelled], "labels": [str(each.label) for each in labelled]}
     rows = DatasetDict({TEST: Dataset.from_dict(columns)})
     return LocalClustering(_metadata("Clustering", "v_measure", name or task_name(path), language, columns), rows)
 
@@ -313,22 +322,21 @@ def _retrieval(
 def _metadata(kind: str, main_score: str, name: str, language: str, content: Any) -> TaskMetadata:
     """What mteb wants to know; the revision is a hash of the data: no result is taken for that of other data."""
     code = LANGUAGES.get(language, language)
-    revision = hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
-    try:
-        return TaskMetadata.model_validate(
-            {
-                "name": name,
-                "description": "local data",
-                "dataset": {"path": f"local/{name}", "revision": revision},
-                "type": kind,
-                "category": "t2t" if kind in ("Retrieval", "Reranking", "STS", "PairClassification") else "t2c",
-                "eval_splits": [TEST],
-                "eval_langs": [code],
-                "main_score": main_score,
-            }
-        )
-    except ValueError as error:
+    if not re.fullmatch("[a-z]{3}-[A-Z][a-z]{3}", code):
         raise InvalidOptionError(
-            f"a task {name!r} in language {language!r} cannot be made: {error}. Give the language as one of "
-            f"{', '.join(LANGUAGES)}, or as mteb has it, such as 'swe-Latn'"
-        ) from error
+            f"the language {language!r} of the task {name!r}: give one of {', '.join(LANGUAGES)}, or a language and "
+            f"its script as mteb has them, such as 'swe-Latn'"
+        )
+    revision = hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
+    return TaskMetadata.model_validate(
+        {
+            "name": name,
+            "description": "local data",
+            "dataset": {"path": f"local/{name}", "revision": revision},
+            "type": kind,
+            "category": "t2c" if kind in ("Classification", "Clustering") else "t2t",
+            "eval_splits": [TEST],
+            "eval_langs": [code],
+            "main_score": main_score,
+        }
+    )

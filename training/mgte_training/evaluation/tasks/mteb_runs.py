@@ -56,6 +56,7 @@ def run_mteb(
     listed = [_task(task) for task in tasks]
     for task in listed:
         _check_runs(model, task)
+    kept = None if cache is None else ResultCache(Path(cache))
     scores = []
     for task in listed:
         # Loaded here rather than by mteb, which lets the data go before its examples can be counted.
@@ -69,7 +70,8 @@ def run_mteb(
                 model,
                 task,
                 co2_tracker=False,
-                cache=None if cache is None else ResultCache(Path(cache)),
+                cache=kept,
+                overwrite_strategy="always" if _is_of_other_data(kept, model, task) else "only-missing",
                 encode_kwargs={"show_progress_bar": show_progress},
                 show_progress_bar=show_progress,
             )
@@ -78,6 +80,14 @@ def run_mteb(
         if not was_loaded:
             task.unload_data()
     return scores
+
+
+def _is_of_other_data(cache: ResultCache | None, model: MTEBEncoder | MTEBSearch | MTEBReranker, task: AbsTask) -> bool:
+    """Whether the result that is kept was measured on another revision of the data, which mteb does not look at."""
+    if cache is None:
+        return False
+    result = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+    return result is not None and result.dataset_revision != task.metadata.dataset["revision"]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import mteb
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from mteb.models import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from mteb.types import PromptType
 from scipy.stats import spearmanr
@@ -124,7 +125,7 @@ def test_an_embedding_model_runs_all_six_groups(mini: EmbeddingModel, files: dic
     assert by_group["PairClassification"] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:The fill_missing parameter:DeprecationWarning")  # mteb about its own call
+@pytest.mark.filterwarnings("ignore")  # of mteb, about its own calls of sentence-transformers and scikit-learn
 def test_scores_equal_those_of_sentence_transformers_in_mteb(
     mini_fp32: EmbeddingModel, files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -220,6 +221,17 @@ def test_search_gives_what_similarity_gives_and_all_documents_are_looked_at(
 def test_dense_search_scores_as_the_encoder_does(mini_fp32: EmbeddingModel, files: dict[str, Path]) -> None:
     searches = tasks_of(files)[4:]
     assert run_mteb(MTEBSearch(mini_fp32, outputs=("dense",)), searches) == run_mteb(MTEBEncoder(mini_fp32), searches)
+
+
+def test_examples_are_counted_in_data_sets_that_have_them_all_in_one_row(
+    tiny_model: EmbeddingModel, files: dict[str, Path]
+) -> None:
+    task = local_pair_classification(files["pairs"])
+    (plain,) = run_mteb(MTEBEncoder(tiny_model), [task])
+    rows = task.dataset["default"]["test"]
+    task.dataset["default"]["test"] = Dataset.from_dict({name: [rows[name][:]] for name in rows.column_names})
+    assert run_mteb(MTEBEncoder(tiny_model), [task]) == [plain]
+    assert plain.examples == 22
 
 
 def test_a_reranker_reranks_by_its_logits(tiny_reranker: Path, write_rows: Any) -> None:

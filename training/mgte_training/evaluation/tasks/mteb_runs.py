@@ -159,8 +159,13 @@ def _short(code: str) -> str:
 
 
 def _examples(task: AbsTask, subset: str, split: str) -> int:
-    """Queries of a retrieval or reranking, rows of anything else."""
+    """Queries of a retrieval or reranking, rows of anything else; older data sets have many examples in one row."""
     data: Any = task.dataset
     part = data[subset] if subset in data else data
     rows = part[split]
-    return len(rows["queries"]) if isinstance(rows, dict) else len(rows)
+    if isinstance(rows, dict):
+        return len(rows["queries"])
+    column = getattr(task, "input1_column_name", None) or getattr(task, "input_column_name", None)
+    if not isinstance(column, str) or column not in rows.column_names:
+        return len(rows)
+    return sum(len(each) if isinstance(each, list) else 1 for each in rows[column])

@@ -1,11 +1,13 @@
 """Small labelled files, and tiny random models that learn from them in seconds."""
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -67,3 +69,13 @@ def tiny_reranker(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     BertForSequenceClassification(config).save_pretrained(folder)
     shutil.copy(tiny_bert / "tokenizer.json", folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def seeds_as_they_were() -> Iterator[None]:
+    """mteb sets the seeds of random, NumPy and torch."""
+    python, numpy, state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    yield
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+    torch.set_rng_state(state)

@@ -1,6 +1,5 @@
 """Fine-tuning starts from the published weights, learns what can be learned, and repeats from its seed."""
 
-import json
 import os
 import random
 from collections.abc import Sequence
@@ -327,9 +326,8 @@ def test_the_embedded_default_learns_real_intents_from_few_examples(write_rows: 
     rows = read_rows(Path(os.environ["MGTE_DATA"]) / "pairs" / "banking77.jsonl.gz")
     wanted = ("card_arrival", "exchange_rate", "lost_or_stolen_card", "terminate_account")
     labelled = [{"text": row.text("query"), "label": row.text("label")} for row in rows if row.text("label") in wanted]
-    chosen = random.Random(0).sample(labelled, 180)
-    train, test = write_rows("train.jsonl", chosen[:120]), write_rows("test.jsonl", chosen[120:])
+    chosen = random.Random(0).sample(labelled, 120)
+    train, test = write_rows("train.jsonl", chosen[:80]), write_rows("test.jsonl", chosen[80:])
     options = FineTuning(epochs=3, batch_size=16, learning_rate=2e-4, device="cpu")
     scores = fine_tune_classification(None, train, test, options=options)
     assert values(scores)["accuracy"] > 0.9
-    assert json.dumps(values(scores))

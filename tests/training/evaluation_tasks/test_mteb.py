@@ -4,7 +4,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
 from mteb.models import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from mteb.types import PromptType
@@ -68,16 +66,6 @@ def files(write_rows: Any) -> dict[str, Path]:
             ],
         ),
     }
-
-
-@pytest.fixture(autouse=True)
-def seeds_as_they_were() -> Iterator[None]:
-    """mteb sets the seeds of random, NumPy and torch."""
-    python, numpy, state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    yield
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
-    torch.set_rng_state(state)
 
 
 def tasks_of(files: dict[str, Path]) -> list[Any]:
@@ -261,6 +249,9 @@ def test_a_task_that_a_model_cannot_run_is_an_error_before_anything_runs(
         for task, message in ((sts, "is STS"), (retrieval, "a reranker runs reranking")):
             with pytest.raises(InvalidOptionError, match=message):
                 run_mteb(MTEBReranker(reranker), [task])
+        data = retrieval.dataset["default"]["test"]
+        data["top_ranked"] = {query: list(CORPUS)[:3] for query in QUERIES}  # what mteb's convert_to_reranking does
+        assert run_mteb(MTEBReranker(reranker), [retrieval])[0].group == "Retrieval"
     with pytest.raises(InvalidOptionError, match="has no task 'STSBenchmrk'"):
         run_mteb(MTEBEncoder(mini), ["STSBenchmrk"])
 

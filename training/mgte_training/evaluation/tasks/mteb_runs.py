@@ -18,6 +18,7 @@ try:
     import mteb
     from mteb.abstasks.abstask import AbsTask
     from mteb.abstasks.aggregated_task import AbsTaskAggregate
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.cache import ResultCache
     from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning  # type: ignore[import-untyped]
 except ImportError as missing:
@@ -118,16 +119,23 @@ def _check_runs(model: MTEBEncoder | MTEBSearch | MTEBReranker, task: AbsTask) -
         raise InvalidOptionError(f"the task {name!r} is made of others; give those, as task.metadata.tasks has them")
     if "text" not in task.metadata.modalities:
         raise InvalidOptionError(f"the task {name!r} has {', '.join(task.metadata.modalities)}; our models read text")
-    if isinstance(model, MTEBEncoder) or getattr(task, "_support_search", False):
-        if isinstance(model, MTEBReranker) and "Reranking" not in kind:
-            raise InvalidOptionError(
-                f"the task {name!r} is {kind}; a reranker runs reranking, and retrieval only over another's results "
-                f"(mteb's task.convert_to_reranking)"
-            )
-        return
-    raise InvalidOptionError(
-        f"the task {name!r} is {kind}, which needs one vector per text: give MTEBEncoder, not {type(model).__name__}"
-    )
+    if not isinstance(model, MTEBEncoder) and not isinstance(task, AbsTaskRetrieval):
+        raise InvalidOptionError(
+            f"the task {name!r} is {kind}, which needs one vector per text: give MTEBEncoder, not {type(model).__name__}"
+        )
+    if isinstance(model, MTEBReranker) and not _has_candidates(task):
+        raise InvalidOptionError(
+            f"the task {name!r} is {kind}; a reranker runs reranking, and retrieval over another's results only: call "
+            f"mteb's task.convert_to_reranking(...) before"
+        )
+
+
+def _has_candidates(task: AbsTaskRetrieval) -> bool:
+    """Whether every query comes with the documents to rank."""
+    if "Reranking" in task.metadata.type:
+        return True
+    splits = [split for subset in task.dataset.values() for split in subset.values()] if task.data_loaded else []
+    return bool(splits) and all(split["top_ranked"] is not None for split in splits)
 
 
 def _scores(task: AbsTask, by_split: Mapping[str, Iterable[Mapping[str, Any]]]) -> list[TaskScore]:

@@ -3,9 +3,9 @@
 import tomllib
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from mgte_rag import DataError, EmbeddingModel, InvalidOptionError, Reranker
 from mgte_training.evaluation.tasks.classification import fine_tune_classification, read_examples
@@ -28,8 +28,19 @@ Kind = Literal[
     "fine-tuned-spans",
     "mteb",
 ]
-_TRAINED = ("classification", "fine-tuned-classification", "fine-tuned-spans")
 _FINE_TUNED = ("fine-tuned-classification", "fine-tuned-spans")
+
+# For each kind the fields it needs and those it may have.
+_FIELDS: dict[str, tuple[set[str], set[str]]] = {
+    "sts": ({"test"}, {"name", "split"}),
+    "classification": ({"train", "test"}, {"name", "language"}),
+    "clustering": ({"test"}, {"name", "language"}),
+    "pair-classification": ({"test"}, {"name", "language"}),
+    "reranking": ({"test"}, {"name", "language"}),
+    "fine-tuned-classification": ({"train", "test"}, {"name", "split", "train_split"}),
+    "fine-tuned-spans": ({"train", "test"}, {"name", "split", "train_split"}),
+    "mteb": ({"name"}, set()),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,29 +70,14 @@ class TaskFile:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise InvalidOptionError(f"a task of kind {self.kind!r}: choose one of {', '.join(get_args(Kind))}")
-        if self.kind == "mteb":
-            needed, allowed = {"name"}, {"name"}
-        else:
-            needed = {"test", "train"} if self.kind in _TRAINED else {"test"}
-            allowed = needed | {"name"}
-            if self.kind in ("sts", *_FINE_TUNED):
-                allowed |= {"split"}
-            else:
-                allowed |= {"language"}
-            if self.kind in _FINE_TUNED:
-                allowed |= {"train_split"}
-        given = {
-            field
-            for field in ("test", "train", "split", "train_split", "language", "name")
-            if getattr(self, field) is not None
-        }
-        if needed - given or given - allowed:
+        if self.kind not in _FIELDS:
+            raise InvalidOptionError(f"a task of kind {self.kind!r}: choose one of {', '.join(_FIELDS)}")
+        needed, optional = _FIELDS[self.kind]
+        given = {field.name for field in fields(self) if getattr(self, field.name) is not None} - {"kind"}
+        if needed - given or given - needed - optional:
             raise InvalidOptionError(
                 f"a task of kind {self.kind!r} needs {', '.join(sorted(needed))} and may have "
-                f"{', '.join(sorted(allowed - needed)) or 'nothing else'}; "
-                f"given: {', '.join(sorted(given)) or 'nothing'}"
+                f"{', '.join(sorted(optional)) or 'nothing else'}; given: {', '.join(sorted(given)) or 'nothing'}"
             )
 
     @property
@@ -116,15 +112,14 @@ def read_tasks(path: str | Path) -> list[TaskFile]:
 
 
 def _task_file(path: Path, number: int, table: dict[str, object]) -> TaskFile:
-    known = TaskFile.__dataclass_fields__.keys()
-    unknown = sorted(table.keys() - known)
-    texts = all(isinstance(value, str) for value in table.values())
-    if unknown or not texts or "kind" not in table:
+    known = [field.name for field in fields(TaskFile)]
+    unknown = [key for key in table if key not in known]
+    if unknown or "kind" not in table or not all(isinstance(value, str) for value in table.values()):
         what = f"unknown keys: {', '.join(unknown)}" if unknown else "every value must be a text, and 'kind' be there"
         raise DataError(f"{path}, task {number}: {what}; keys are {', '.join(known)}")
-    fields = {key: path.parent / str(value) if key in ("test", "train") else value for key, value in table.items()}
+    values = {key: path.parent / str(value) if key in ("test", "train") else value for key, value in table.items()}
     try:
-        return TaskFile(**fields)  # type: ignore[arg-type]  # checked in there
+        return TaskFile(**values)  # type: ignore[arg-type]  # checked in there
     except InvalidOptionError as error:
         raise DataError(f"{path}, task {number}: {error}") from error
 

@@ -256,6 +256,19 @@ def test_a_task_that_a_model_cannot_run_is_an_error_before_anything_runs(
         run_mteb(MTEBEncoder(mini), ["STSBenchmrk"])
 
 
+def test_data_of_mtebs_own_tasks_that_cannot_be_had_is_an_error_that_names_the_task(
+    mini: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("mteb.abstasks.abstask.load_dataset", unreachable)
+    with pytest.raises(
+        DataError, match="task 'BIOSSES' cannot be loaded from 'mteb/biosses-sts' on the hub: no network"
+    ):
+        run_mteb(MTEBEncoder(mini), ["BIOSSES"])
+
+
 def test_options_that_the_model_does_not_allow_are_errors_at_once(mini: EmbeddingModel, tiny_model: Any) -> None:
     with pytest.raises(InvalidOptionError, match="dim"):
         MTEBEncoder(mini, dim=7)

@@ -22,7 +22,10 @@ def test_plain_and_compressed_files_give_the_same_rows_and_blank_lines_count(tmp
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(content.encode()))
     for name in ("plain.jsonl", "packed.jsonl.gz"):
         rows = read_rows(tmp_path / name)
-        assert [(row.line, row.text("text")) for row in rows] == [(1, "猫"), (3, "dog")]
+        assert [(row.place, row.text("text")) for row in rows] == [
+            (f"{tmp_path / name}, line 1", "猫"),
+            (f"{tmp_path / name}, line 3", "dog"),
+        ]
         assert task_name(tmp_path / name) in ("plain", "packed")
 
 
@@ -44,10 +47,10 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path, content: bytes,
 
 
 def test_a_missing_and_a_truncated_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone.jsonl: cannot be read after line 0"):
+    with pytest.raises(DataError, match=r"gone.jsonl: no such file"):
         read_rows(tmp_path / "gone.jsonl")
     (tmp_path / "half.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 50_000)[:-20])
-    with pytest.raises(DataError, match=r"half.jsonl.gz: cannot be read after line \d+"):
+    with pytest.raises(DataError, match=r"half.jsonl.gz, after line \d+: cannot be read on"):
         read_rows(tmp_path / "half.jsonl.gz")
 
 

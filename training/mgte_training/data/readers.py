@@ -67,13 +67,18 @@ def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if path.name.endswith(_JSON_LINES):
-        return _json_rows(path)
+        return json_lines(path)
     if path.name.endswith(_PARQUET):
         return _parquet_rows(path)
     raise DataError(f"{path}: unknown kind of file; known are {', '.join((*_JSON_LINES, *_PARQUET))}")
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, object]]:
+def json_lines(path: Path) -> Iterator[tuple[str, object]]:
+    """The values of a JSON Lines file that is there, each with its place, "file, line 3"; blank lines are passed over.
+
+    Raises:
+        DataError: the file is damaged, or a line is not UTF-8 or no JSON; the message names file and line.
+    """
     opened: IO[bytes] = gzip.open(path) if path.name.endswith(".gz") else path.open("rb")  # type: ignore[assignment]
     number = 0
     with closing(opened):

@@ -247,14 +247,14 @@ def local_reranking(path: str | Path, *, language: str = "en", name: str | None 
     corpus: dict[str, str] = {}
     relevant: dict[str, dict[str, int]] = {}
     candidates: dict[str, list[str]] = {}
-    for row in read_rows(path):
+    for place, row in enumerate(read_rows(path)):
         query, positives, negatives = row.text("query"), row.texts("positives"), row.texts("negatives")
         if not positives or not negatives:
             raise row.error("needs a positive and a negative at least; there is nothing to rank")
         both = set(positives) & set(negatives)
         if both:
             raise row.error(f"a text is both a positive and a negative: {sorted(both)[0][:80]!r}")
-        number = f"q{row.line}"
+        number = f"q{place}"
         queries[number] = query
         # One text, one document, whatever the number of lines that have it; none counts twice in a line.
         texts = {_document_id(text): text for text in (*positives, *negatives)}

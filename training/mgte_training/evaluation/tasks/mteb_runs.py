@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mgte_rag import InvalidOptionError, MissingExtraError
+from mgte_rag import DataError, InvalidOptionError, MissingExtraError
 from mgte_training.evaluation.tasks.local_tasks import LANGUAGES
 from mgte_training.evaluation.tasks.mteb_models import MTEBEncoder, MTEBReranker
 from mgte_training.evaluation.tasks.mteb_search import MTEBSearch
@@ -52,6 +52,7 @@ def run_mteb(
 
     Raises:
         InvalidOptionError: no such task, or one that the model cannot run.
+        DataError: the data of one of mteb's own tasks cannot be had.
         MissingExtraError: mteb is not installed.
     """
     listed = [_task(task) for task in tasks]
@@ -62,7 +63,7 @@ def run_mteb(
     for task in listed:
         # Loaded here rather than by mteb, which lets the data go before its examples can be counted.
         was_loaded = task.data_loaded
-        task.load_data()
+        _load(task)
         with warnings.catch_warnings(), _data_set_bars(show_progress):
             # About labels that no text was given, and logistic regression cut short: both are mteb's protocol.
             warnings.simplefilter("ignore", UndefinedMetricWarning)
@@ -81,6 +82,16 @@ def run_mteb(
         if not was_loaded:
             task.unload_data()
     return scores
+
+
+def _load(task: AbsTask) -> None:
+    try:
+        task.load_data()
+    except Exception as error:  # the hub's libraries raise errors of many kinds
+        raise DataError(
+            f"the data of mteb's task {task.metadata.name!r} cannot be loaded from "
+            f"{task.metadata.dataset['path']!r} on the hub: {error}"
+        ) from error
 
 
 def _is_of_other_data(cache: ResultCache | None, model: MTEBEncoder | MTEBSearch | MTEBReranker, task: AbsTask) -> bool:
@@ -121,7 +132,8 @@ def _check_runs(model: MTEBEncoder | MTEBSearch | MTEBReranker, task: AbsTask) -
         raise InvalidOptionError(f"the task {name!r} has {', '.join(task.metadata.modalities)}; our models read text")
     if not isinstance(model, MTEBEncoder) and not isinstance(task, AbsTaskRetrieval):
         raise InvalidOptionError(
-            f"the task {name!r} is {kind}, which needs one vector per text: give MTEBEncoder, not {type(model).__name__}"
+            f"the task {name!r} is {kind}, which needs one vector per text: give MTEBEncoder, not "
+            f"{type(model).__name__}"
         )
     if isinstance(model, MTEBReranker) and not _has_candidates(task):
         raise InvalidOptionError(
@@ -130,11 +142,12 @@ def _check_runs(model: MTEBEncoder | MTEBSearch | MTEBReranker, task: AbsTask) -
         )
 
 
-def _has_candidates(task: AbsTaskRetrieval) -> bool:
+def _has_candidates(task: AbsTask) -> bool:
     """Whether every query comes with the documents to rank."""
     if "Reranking" in task.metadata.type:
         return True
-    splits = [split for subset in task.dataset.values() for split in subset.values()] if task.data_loaded else []
+    data: Any = task.dataset if task.data_loaded else {}
+    splits = [split for subset in data.values() for split in subset.values()]
     return bool(splits) and all(split["top_ranked"] is not None for split in splits)
 
 

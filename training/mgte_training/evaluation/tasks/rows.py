@@ -1,15 +1,13 @@
 """Labelled data from JSON Lines files, every line checked."""
 
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mgte_rag import DataError
 from mgte_rag.errors import shown
+from mgte_training.data.readers import json_lines
 
 UNDETERMINED = "und"
 
@@ -21,18 +19,16 @@ class Row:
     """One object of a file, which knows where it stands.
 
     Attributes:
-        file: the file.
-        line: its line, from 1.
+        place: "file, line 3".
         fields: the object.
     """
 
-    file: Path
-    line: int
+    place: str
     fields: Mapping[str, Any]
 
     def error(self, problem: str) -> DataError:
         """An error that names file and line."""
-        return DataError(f"{self.file}, line {self.line}: {problem}")
+        return DataError(f"{self.place}: {problem}")
 
     def text(self, name: str) -> str:
         """A field that must be a text with something in it."""
@@ -87,7 +83,9 @@ def read_rows(path: str | Path, *, split: str | None = None) -> list[Row]:
             file and line.
     """
     path = Path(path).expanduser()
-    rows = [Row(path, number, _parsed(path, number, line)) for number, line in _lines(path) if line.strip()]
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    rows = [Row(place, _object(place, value)) for place, value in json_lines(path)]
     kept = [row for row in rows if split is None or row.fields.get("split") == split]
     if not kept:
         found = sorted({str(row.fields.get("split")) for row in rows})
@@ -96,26 +94,10 @@ def read_rows(path: str | Path, *, split: str | None = None) -> list[Row]:
     return kept
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):  # read by the handlers below
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {number}: not UTF-8 ({error}); save the file as UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read after line {number}: {error}") from error
-
-
-def _parsed(path: Path, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}, line {number}: not JSON ({error}); each line must be one JSON object") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}, line {number}: must be a JSON object, not {shown(content)}")
-    return content
+def _object(place: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: must be a JSON object, not {shown(value)}")
+    return value
 
 
 def by_language(items: Sequence[T], language: Callable[[T], str]) -> dict[str, list[int]]:

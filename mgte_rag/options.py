@@ -21,6 +21,16 @@ def outputs_of(config: ModelConfig) -> tuple[Output, ...]:
     return tuple(output for output, is_there in there.items() if is_there)
 
 
+def check_top_k(top_k: int | None) -> None:
+    """Check how many results are asked for; None is all.
+
+    Raises:
+        InvalidOptionError: below 1, or no whole number.
+    """
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+        raise InvalidOptionError(f"top_k={top_k!r}: a whole number above 0, or None for all documents")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodeOptions:
     """Options that the model can honour.

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mgte_rag import relevance
 from mgte_rag.async_calls import in_thread
 from mgte_rag.batching import read_ahead
 from mgte_rag.checkpoints import Checkpoint
@@ -17,6 +18,7 @@ from mgte_rag.checkpoints.saving import save
 from mgte_rag.engine import Wanted
 from mgte_rag.errors import InputTypeError, InvalidOptionError, UnknownModelError, UnsupportedOutputError, shown
 from mgte_rag.handle import ModelHandle
+from mgte_rag.options import check_top_k
 from mgte_rag.progress import Progress
 from mgte_rag.token_rules import Inputs
 from mgte_rag.tokenization import check_texts
@@ -154,15 +156,14 @@ class Reranker:
             InvalidOptionError: a max_length that the model does not allow, or a top_k below 1.
             ClosedError: the handle was closed.
         """
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise InvalidOptionError(f"top_k={top_k!r}: a whole number above 0, or None for all documents")
+        check_top_k(top_k)
         if not isinstance(query, str):
             raise InputTypeError(f"query must be a string, not {type(query).__name__}: {shown(query)}")
         pairs = [(query, document) for document in check_texts(documents)]
         scores, truncated = self._score(pairs, max_length, show_progress)
-        relevance = 1 / (1 + np.exp(-scores.astype(np.float64).clip(-500, 500)))
+        relevances = relevance.of_logits(scores)
         order = np.argsort(-scores, kind="stable")[:top_k]
-        return [RankedDocument(int(i), float(scores[i]), float(relevance[i]), bool(truncated[i])) for i in order]
+        return [RankedDocument(int(i), float(scores[i]), float(relevances[i]), bool(truncated[i])) for i in order]
 
     async def ascore(
         self, pairs: Iterable[tuple[str, str]], *, max_length: int | None = None, show_progress: bool = False

@@ -4,35 +4,15 @@ from functools import cached_property
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
-from pydantic import BaseModel, ConfigDict, Field
 
-from mgte_rag import EmbeddingModel, Encodings, InputTypeError
-from mgte_rag.errors import shown
+from langchain_mgte.settings import EmbeddingSettings, check_question, check_texts
+from mgte_rag import Encodings
+from mgte_rag.output_view import OutputView
 
 
-class MGTEEmbeddings(BaseModel, Embeddings):
-    """Dense embeddings of an mgte-rag model: ``MGTEEmbeddings()``, ``MGTEEmbeddings(model="BAAI/bge-small-en-v1.5")``.
+class EncodingSettings(EmbeddingSettings):
+    """Fields of adapters that give vectors of texts."""
 
-    The model is loaded on first use; instances that name the same model share its weights. Unknown arguments are
-    errors. Copies and pickles are references: they hold no weights.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True, ignored_types=(cached_property,)
-    )
-
-    model_name: str | None = Field(default=None, alias="model")
-    """Hub id or folder; None is the embedded default."""
-    device: str | None = None
-    """"cpu", "cuda", "cuda:1", "mps"; None takes the best one there is."""
-    dtype: str | None = None
-    """"float32", "bfloat16", "float16"; None is bf16 where the device computes in it, else fp32."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
-    local_files_only: bool = False
-    """Never use the network."""
-    dim: int | None = None
-    """Components of the vectors, one of the model's sizes; None is all of them."""
     max_length: int | None = None
     """Tokens read of each text; None is the model's limit."""
     query_prompt: str | None = None
@@ -42,54 +22,51 @@ class MGTEEmbeddings(BaseModel, Embeddings):
     show_progress: bool = False
     """Draw a progress bar while documents are embedded."""
 
+    def _for_documents(self) -> dict[str, Any]:
+        return {"prompt": self.document_prompt, "max_length": self.max_length, "show_progress": self.show_progress}
+
+    def _for_query(self) -> dict[str, Any]:
+        return {"prompt": self.query_prompt, "max_length": self.max_length}
+
+
+class MGTEEmbeddings(EncodingSettings, Embeddings):
+    """Dense embeddings of an mgte-rag model: ``MGTEEmbeddings()``, ``MGTEEmbeddings(model="BAAI/bge-small-en-v1.5")``.
+
+    The model is loaded on first use; instances that name the same model share its weights, and with
+    ``MGTESparseEmbeddings`` also the forward passes over the same texts. Unknown arguments are errors. Copies and
+    pickles are references: they hold no weights.
+    """
+
+    dim: int | None = None
+    """Components of the vectors, one of the model's sizes; None is all of them."""
+
     @cached_property
-    def model(self) -> EmbeddingModel:
-        """The core model behind this object."""
-        return EmbeddingModel.load(
-            self.model_name,
-            device=self.device,
-            dtype=self.dtype,
-            revision=self.revision,
-            local_files_only=self.local_files_only,
-        )
+    def view(self) -> OutputView:
+        """The model's dense output, which shares forward passes with its other outputs."""
+        return self.model.view("dense", dim=self.dim)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One vector per text."""
-        _check_list(texts)
-        options = self._options(self.document_prompt)
-        return _rows(self.model.encode_document(texts, show_progress=self.show_progress, **options))
+        check_texts(texts)
+        return _rows(self.view.encode_document(texts, **self._for_documents()))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one question."""
-        _check_question(text)
-        return _rows(self.model.encode_query(text, **self._options(self.query_prompt)))[0]
+        check_question(text)
+        return _rows(self.view.encode_query(text, **self._for_query()))[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """``embed_documents`` without blocking the event loop."""
-        _check_list(texts)
-        options = self._options(self.document_prompt)
-        return _rows(await self.model.aencode_document(texts, show_progress=self.show_progress, **options))
+        check_texts(texts)
+        return _rows(await self.view.aencode_document(texts, **self._for_documents()))
 
     async def aembed_query(self, text: str) -> list[float]:
         """``embed_query`` without blocking the event loop."""
-        _check_question(text)
-        return _rows(await self.model.aencode_query(text, **self._options(self.query_prompt)))[0]
-
-    def _options(self, prompt: str | None) -> dict[str, Any]:
-        return {"outputs": ("dense",), "dim": self.dim, "prompt": prompt, "max_length": self.max_length}
-
-
-def _check_list(texts: object) -> None:
-    if isinstance(texts, str):
-        raise InputTypeError(f"texts must be a list of strings, not one string: {shown(texts)}")
-
-
-def _check_question(text: object) -> None:
-    if not isinstance(text, str):
-        raise InputTypeError(f"a question must be a string, not {shown(text)}")
+        check_question(text)
+        return _rows(await self.view.aencode_query(text, **self._for_query()))[0]
 
 
 def _rows(encoded: Encodings) -> list[list[float]]:
-    assert encoded.dense is not None  # asked for in _options
+    assert encoded.dense is not None  # the view's output
     rows: list[list[float]] = encoded.dense.tolist()
     return rows

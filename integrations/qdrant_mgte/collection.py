@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from mgte_rag import ClosedError, Encodings, InputTypeError
 from mgte_rag.errors import shown
@@ -385,6 +385,15 @@ class HybridCollection:
 
     def __repr__(self) -> str:
         return f"HybridCollection({self.location!r}{'' if self._release.alive else ', closed'})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # a reference, as files are
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} holds open files or a connection: open it in the other process instead of pickling")
 
     def __enter__(self) -> Self:
         return self

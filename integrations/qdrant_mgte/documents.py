@@ -165,7 +165,7 @@ def check_document(document: Any, position: int, schema: Schema) -> CheckedDocum
         given = document.get("encodings")
         vectors = None if given is None else ready_vectors(given, schema)
         if document_id is None:
-            document_id = _hash(json.dumps([text, metadata], sort_keys=True))
+            document_id = content_id(text, metadata)
         else:
             check_unicode(document_id, "id")
     except InvalidDocumentError as error:
@@ -180,6 +180,15 @@ def check_document(document: Any, position: int, schema: Schema) -> CheckedDocum
         metadata_hash=metadata_hash(metadata),
         vectors=vectors,
     )
+
+
+def content_id(text: str, metadata: Any) -> str:
+    """The id of a document that was given none: the same for the same text and metadata.
+
+    Raises:
+        InvalidDocumentError: metadata that cannot be stored.
+    """
+    return _hash(json.dumps([text, check_metadata(metadata)], sort_keys=True))
 
 
 def check_metadata(metadata: Any) -> dict[str, Any]:

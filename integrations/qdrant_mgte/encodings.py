@@ -101,6 +101,22 @@ def ready_vectors(given: Any, schema: Schema) -> dict[str, Vector]:
     return vectors
 
 
+def dense_query(vector: Any) -> Encodings:
+    """A question that is there as a dense vector alone, [dim] numbers.
+
+    Raises:
+        InvalidOptionError: no such vector. Its size and whether it is finite is looked at by the search.
+    """
+    try:
+        dense = _floats(DENSE, vector)
+    except InvalidDocumentError as error:
+        raise InvalidOptionError(f"the query cannot be searched for: {error}") from None
+    if dense.ndim != 1 or not dense.any():
+        what = "zero everywhere and has no direction" if dense.ndim == 1 else f"of shape {list(dense.shape)}, not [dim]"
+        raise InvalidOptionError(f"the query cannot be searched for: the vector is {what}")
+    return Encodings(dense=dense[None], truncated=np.zeros(1, dtype=np.bool_), token_counts=np.zeros(1, dtype=np.int32))
+
+
 def _vector(name: str, value: Any) -> Vector:
     if name != SPARSE:
         return _floats(name, value)

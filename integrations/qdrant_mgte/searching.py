@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from qdrant_client import models
 
-from mgte_rag import Encodings, InputTypeError, InvalidOptionError
+from mgte_rag import Encodings, InputTypeError, InvalidOptionError, relevance
 from mgte_rag.errors import shown
 from qdrant_mgte.documents import HIT_FIELDS, hit_of, point_id
 from qdrant_mgte.encodings import vectors_of
@@ -43,7 +43,7 @@ def search_all(
     hits = [[hit_of(one.payload, one.score, search.last) for one in _ordered(each, search)] for each in found]
     if search.rerank is not None:
         hits = _reranked(queries, hits, search)
-    chosen = [_chosen(each, search) for each in hits]
+    chosen = [_with_relevance(_chosen(each, search), query, search) for query, each in zip(queries, hits, strict=True)]
     return _with_all_scores(store, queries, chosen, search) if search.all_scores else chosen
 
 
@@ -93,7 +93,8 @@ def _fetch(store: Store, queries: Sequence[Query], search: Search) -> list[list[
     needed = min(search.offset + search.limit, _MOST_POINTS)
     if search.rerank is not None:
         needed = max(needed, search.rerank_candidates)
-    limit = needed + _BEYOND if search.rerank is None else needed
+    # What is reranked is put in order after that, and what MMR chooses depends on how many it chooses from.
+    limit = needed + _BEYOND if search.rerank is None and search.mmr is None else needed
     if search.group_by_parent:
         limit *= 3
     most = store.count() if limit > search.candidates else _MOST_POINTS  # engines reserve memory for their limit
@@ -161,6 +162,20 @@ def _chosen(hits: Sequence[Hit], search: Search) -> list[Hit]:
             best.setdefault(hit.id, hit)
         hits = list(best.values())
     return list(hits[search.offset : search.offset + search.limit])
+
+
+def _with_relevance(hits: Sequence[Hit], query: Query, search: Search) -> list[Hit]:
+    """The hits with their scores as 0 to 1, where these mean something by themselves."""
+    scores = [hit.score for hit in hits]
+    if search.rerank is not None:
+        relevances = relevance.of_logits(scores)
+    elif search.last == "late_interaction":
+        relevances = relevance.of_max_sim(scores, len(query.vectors.get(MULTI_VECTOR, ())))
+    elif search.last == "dense":
+        relevances = relevance.of_cosine(scores)
+    else:
+        return list(hits)
+    return [replace(hit, relevance=float(each)) for hit, each in zip(hits, relevances, strict=True)]
 
 
 def _with_all_scores(

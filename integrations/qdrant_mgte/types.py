@@ -65,7 +65,7 @@ class ScoringModel(Protocol):
     """What reranking needs of a cross-encoder; ``mgte_rag.Reranker`` is one."""
 
     def score(self, pairs: Sequence[tuple[str, str]], /) -> Floats:
-        """A score for each pair of query and document, higher is better."""
+        """A logit for each pair of query and document, higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,8 @@ class Hit:
         chunk_no: which piece of the document this is, from 0.
         chunks: pieces of the document; 1 where it is whole.
         start: where in the document's text the piece starts, in characters.
+        relevance: the score as 0 to 1: the sigmoid of a cross-encoder's logit, MaxSim divided by the query's tokens,
+            or the cosine of dense vectors. None where the score says nothing by itself: fused, sparse, MMR.
     """
 
     id: str
@@ -100,6 +102,7 @@ class Hit:
     chunk_no: int = 0
     chunks: int = 1
     start: int = 0
+    relevance: float | None = None
 
     @property
     def chunk_id(self) -> str:

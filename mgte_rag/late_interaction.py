@@ -67,8 +67,8 @@ class LateInteractionIndex:
             top_k: how many to return; None is all.
 
         Returns:
-            The best first, equally good ones in their order. ``score`` is the model's MaxSim, as published;
-            ``relevance`` is MaxSim divided by the query's tokens.
+            The best first, equally good ones in their order. ``score`` is MaxSim, a sum over the query's tokens as in
+            collections, also where the model was published with their mean; ``relevance`` is MaxSim divided by them.
 
         Raises:
             InputTypeError: the query is not a string.
@@ -78,17 +78,16 @@ class LateInteractionIndex:
         if not isinstance(query, str):
             raise InputTypeError(f"query must be a string, not {type(query).__name__}: {shown(query)}")
         encoded = self._model.encode_query(query, outputs=("multi_vector",), token_dim=self._token_dim)
-        scores = self._model.similarity(encoded, self._documents).multi_vector
-        assert scores is not None  # both sides have token vectors
+        similarity = self._model.similarity(encoded, self._documents).multi_vector
+        assert similarity is not None  # both sides have token vectors
         assert encoded.multi_vector is not None
+        tokens = len(encoded.multi_vector[0])
         head = self._model._config.multi_vector
-        is_mean = head is not None and head.mean  # BGE-M3 publishes the mean itself
-        tokens = 1 if is_mean else len(encoded.multi_vector[0])
-        relevances = relevance.of_max_sim(scores[0], tokens)
-        order = np.argsort(-scores[0], kind="stable")[:top_k]
-        return [
-            RankedDocument(int(i), float(scores[0, i]), float(relevances[i]), bool(self.truncated[i])) for i in order
-        ]
+        is_mean = head is not None and head.mean
+        scores = similarity[0] * tokens if is_mean else similarity[0]
+        relevances = relevance.of_max_sim(scores, tokens)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        return [RankedDocument(int(i), float(scores[i]), float(relevances[i]), bool(self.truncated[i])) for i in order]
 
     async def arank(self, query: str, *, top_k: int | None = None) -> list[RankedDocument]:
         """``rank`` in a worker thread: the event loop goes on."""

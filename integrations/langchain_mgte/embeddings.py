@@ -1,13 +1,20 @@
 """Dense vectors for LangChain."""
 
+import contextlib
+import weakref
 from functools import cached_property
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
 from langchain_mgte.settings import EmbeddingSettings, check_question, check_texts
-from mgte_rag import Encodings
+from mgte_rag import Encodings, MGTEError
 from mgte_rag.output_view import OutputView
+from mgte_rag.types import Output
+
+# Adapters not used yet, by identity. Whichever of one model is used first opens the views of all, so that already its
+# first pass computes for the others.
+_UNUSED: weakref.WeakValueDictionary[int, "EncodingSettings"] = weakref.WeakValueDictionary()
 
 
 class EncodingSettings(EmbeddingSettings):
@@ -21,6 +28,24 @@ class EncodingSettings(EmbeddingSettings):
     """Put before every document; None is the model's own, "" is none."""
     show_progress: bool = False
     """Draw a progress bar while documents are embedded."""
+
+    @cached_property
+    def view(self) -> OutputView:
+        """The model's output that this object gives, which shares forward passes with its other outputs."""
+        raise NotImplementedError
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Wait for the first use."""
+        _UNUSED[id(self)] = self
+
+    def _open(self, output: Output, dim: int | None = None) -> OutputView:
+        _UNUSED.pop(id(self), None)
+        view = self.model.view(output, dim=dim)
+        for other in list(_UNUSED.values()):
+            if (other.source, other._loading()) == (self.source, self._loading()):
+                with contextlib.suppress(MGTEError):  # its own user is told
+                    _ = other.view
+        return view
 
     def _for_documents(self) -> dict[str, Any]:
         return {"prompt": self.document_prompt, "max_length": self.max_length, "show_progress": self.show_progress}
@@ -43,7 +68,7 @@ class MGTEEmbeddings(EncodingSettings, Embeddings):
     @cached_property
     def view(self) -> OutputView:
         """The model's dense output, which shares forward passes with its other outputs."""
-        return self.model.view("dense", dim=self.dim)
+        return self._open("dense", self.dim)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One vector per text."""

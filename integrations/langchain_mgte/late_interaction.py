@@ -45,6 +45,9 @@ class MGTELateInteractionRetriever(CollectionRetriever):
     def _check_one_source(self) -> Self:
         if (self.collection is None) == (self.index is None):
             raise ValueError("give collection=, or use MGTELateInteractionRetriever.from_documents(documents)")
+        if self.collection is not None and "multi_vector" not in self.collection.outputs:
+            stored = ", ".join(self.collection.outputs)
+            raise ValueError(f"the collection {self.collection.location} stores {stored} and no multi_vector")
         if self.index is not None:
             if self.filter is not None or self.candidates is not None or self.group_by_parent:
                 raise ValueError("filter, candidates and group_by_parent need a collection")
@@ -135,8 +138,8 @@ class MGTELateInteractionRetriever(CollectionRetriever):
 class MGTELateInteractionReranker(EmbeddingSettings, BaseDocumentCompressor):
     """Documents sorted by late interaction: ``MGTELateInteractionReranker(model="jinaai/jina-colbert-v2", top_n=5)``.
 
-    The documents given are not changed. Those returned are copies with their ids, best first by the raw score (the
-    model's MaxSim), which is ``metadata["mgte_score"]``; ``metadata["relevance_score"]`` is MaxSim divided by the
+    The documents given are not changed. Those returned are copies with their ids, best first by the raw score
+    (MaxSim), which is ``metadata["mgte_score"]``; ``metadata["relevance_score"]`` is MaxSim divided by the
     query's tokens, 0 to 1. Where the end of a document was not read, ``metadata["mgte_truncated"]`` is True. Callbacks
     are not called: there are no steps to report.
     """

@@ -65,7 +65,7 @@ class CollectionRetriever(BaseRetriever):
             ls_embedding_model=model,
         )
         if (collection := self._collection()) is not None:
-            is_folder = collection.location != ":memory:" and "://" not in collection.location
+            is_folder = not collection.location.startswith(":memory:") and "://" not in collection.location
             params["ls_vector_store_provider"] = "qdrant-edge" if is_folder else "qdrant"
         return params
 

@@ -33,7 +33,7 @@ class MGTESparseEmbeddings(EncodingSettings, SparseEmbeddings):
     @cached_property
     def view(self) -> OutputView:
         """The model's sparse output, which shares forward passes with its other outputs."""
-        return self.model.view("sparse")
+        return self._open("sparse")
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """One sparse vector per text."""

@@ -41,7 +41,8 @@ def make_reranker(make_tiny_bert: Callable[..., Path]) -> Callable[..., str]:
     def make(seed: int = 0, **config_changes: Any) -> str:
         folder = make_tiny_bert(seed=seed)
         torch.manual_seed(seed)
-        config = BertConfig.from_pretrained(folder, num_labels=1, initializer_range=0.5, **config_changes)
+        changes = {"num_labels": 1, "initializer_range": 0.5, **config_changes}
+        config = BertConfig.from_pretrained(folder, **changes)
         BertForSequenceClassification(config).save_pretrained(folder)
         return str(folder)
 

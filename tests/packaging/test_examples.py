@@ -1,6 +1,9 @@
 """Every example runs as it stands, offline, and prints what it promises."""
 
+import json
+import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,46 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_every_example_is_run_here() -> None:
-    assert [path.name for path in sorted(EXAMPLES.glob("*.py"))] == ["03_qdrant_hybrid.py"]
+    assert [path.name for path in sorted(EXAMPLES.glob("*.py"))] == [
+        "01_langchain_rag.py",
+        "03_qdrant_hybrid.py",
+        "04_long_documents.py",
+    ]
+
+
+def test_a_rag_chain_in_langchain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "01_langchain_rag.py"))["main"](tmp_path)
+    printed = capsys.readouterr().out
+    expected = {"read a csv file": "csv", "temporary directory": "tempfile", "shuffle a list": "shuffle"}
+    for question, name in expected.items():
+        answer = printed.split(question)[1].split("\n")[1]
+        assert answer.startswith("  The documentation says: [")
+        assert name in answer
+    assert "glob" in printed.split("reranked by late interaction")[1].splitlines()[1]
+    assert re.search(r"1 added, \d+ skipped, 1 deleted", printed)
+
+
+def test_long_documents_in_pieces_under_their_parents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "04_long_documents.py"))["main"](tmp_path)
+    printed = capsys.readouterr().out
+    assert "mini reads 256 tokens" in printed
+    assert "nothing is cut off: True" in printed
+    assert "comes back as it was: True" in printed
+    for question, name in {"lists of lines": "difflib", "given times": "sched", "last suffix": "pathlib"}.items():
+        found = printed.split(question)[1].splitlines()
+        assert name in (found[1].split(",")[0].strip(), found[3].split(",")[0].strip())
+
+
+def test_long_documents_are_read_whole_by_a_model_that_can(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_tiny_bert: Callable[..., Path]
+) -> None:
+    folder = make_tiny_bert(max_position_embeddings=20_000)
+    settings = {"max_seq_length": 8192, "do_lower_case": False}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    runpy.run_path(str(EXAMPLES / "04_long_documents.py"))["main"](tmp_path, str(folder))
+    printed = capsys.readouterr().out
+    assert "reads 8,192 tokens" in printed
+    assert "comes back as it was: True" in printed
 
 
 def test_hybrid_search_in_qdrant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,9 +19,8 @@ LONGEST_GAP = 0.05
 @pytest.fixture
 def numbered(collection: HybridCollection) -> MGTERetriever:
     """As many documents as calls, each found by its own words."""
-    collection.upsert(
-        [{"id": str(i), "text": f"The animal number {i} lives in the city {i * 7}."} for i in range(CALLS)]
-    )
+    texts = [f"The animal number {i} lives in the city {i * 7}." for i in range(CALLS)]
+    collection.upsert([{"id": str(i), "text": text} for i, text in enumerate(texts)])
     return MGTERetriever(collection=collection, k=1)
 
 

@@ -39,7 +39,7 @@ def test_vectors_are_lists_of_python_floats_not_numpys() -> None:
     assert {type(x) for x in weights.values} == {float}
 
 
-def test_the_synchronous_retriever_takes_k_and_filter_so_that_langchain_passes_them_on(
+def test_the_synchronous_method_names_k_and_filter_so_that_langchain_passes_them_on(
     retriever: MGTERetriever,
 ) -> None:
     """BaseRetriever looks at the sync method alone and drops what it does not name."""

@@ -120,7 +120,7 @@ def test_the_embedded_default_has_no_cross_encoder_yet_and_says_so(sentences: li
 def test_a_cross_encoder_with_two_labels_is_refused_and_not_ranked_by_one_of_them(
     make_reranker: Callable[..., str], sentences: list[Document]
 ) -> None:
-    with pytest.raises(CheckpointError, match=r"label|logit"):
+    with pytest.raises(CheckpointError, match=r"classifier.weight has shape \(2, 32\)"):
         MGTEReranker(model=make_reranker(num_labels=2)).compress_documents(sentences, "the cat")
 
 

@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 def test_the_readme_has_its_blocks() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     assert len(BLOCKS) == README.count("```python")
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import copy
 import dataclasses
 import datetime
 import gc
+import pickle
 import shutil
 import signal
 import threading
@@ -30,7 +32,7 @@ from mgte_rag import (
     ModelMismatchError,
 )
 from qdrant_mgte import HybridCollection, StoredDocument, writing
-from qdrant_mgte.documents import point_id
+from qdrant_mgte.documents import content_id, point_id
 from qdrant_mgte.stores import STORES
 
 ANIMALS = [
@@ -499,3 +501,48 @@ def test_a_signal_handler_that_closes_in_the_middle_of_a_write_does_not_hang(
         signal.signal(signal.SIGALRM, before)
     with HybridCollection.open(tmp_path, model=mini) as again:
         assert again.count() >= acknowledged
+
+
+def test_hits_have_a_relevance_where_their_score_says_something_by_itself(
+    collection: HybridCollection, mini: EmbeddingModel
+) -> None:
+    class Logits:
+        def score(self, pairs: Any) -> list[float]:
+            return [float(len(text)) / 10 - 2 for _, text in pairs]
+
+    collection.upsert(ANIMALS)
+    question = "Which birds can fly?"
+    tokens = len(mini.encode_query(question, outputs=("multi_vector",)).multi_vector[0])
+    expected: dict[str, Callable[[float], float]] = {
+        "dense": lambda score: min(1, max(0, score)),
+        "late_interaction": lambda score: max(0, score / tokens),
+    }
+    for mode, of in expected.items():
+        for hit in collection.search(question, mode=mode, all_scores=True):
+            assert hit.relevance == pytest.approx(of(hit.score))
+    for hit in collection.search(question, rerank=Logits()):
+        assert hit.relevance == pytest.approx(1 / (1 + np.exp(-hit.score)))
+    for options in ({"mode": "sparse"}, {"mode": "hybrid"}, {"mode": "dense", "mmr": 0.5}):
+        hits = collection.search(question, **options)
+        assert hits
+        assert {hit.relevance for hit in hits} == {None}
+
+
+def test_mmr_chooses_from_as_many_candidates_as_it_is_told(collection: HybridCollection) -> None:
+    collection.upsert([{"id": str(i), "text": f"Animal {i} has {i} legs."} for i in range(20)])
+    best = {hit.id for hit in collection.search("Animal 3 has 3 legs.", mode="dense", limit=4)}
+    chosen = collection.search("Animal 3 has 3 legs.", mode="dense", limit=4, candidates=4, mmr=0.1)
+    assert {hit.id for hit in chosen} == best
+
+
+def test_a_document_without_an_id_has_one_of_its_text_and_metadata(collection: HybridCollection) -> None:
+    collection.upsert([{"text": "no id", "metadata": {"day": datetime.date(2026, 1, 2)}}])
+    name = content_id("no id", {"day": "2026-01-02"})
+    assert collection.get(name) == [StoredDocument(name, "no id", {"day": "2026-01-02"})]
+
+
+def test_copies_of_a_collection_are_the_same_handle_and_pickling_says_what_to_do(collection: HybridCollection) -> None:
+    assert copy.copy(collection) is collection
+    assert copy.deepcopy([collection])[0] is collection
+    with pytest.raises(TypeError, match="open it in the other process instead of pickling"):
+        pickle.dumps(collection)

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from langchain_mgte.documents import check_documents, from_hits, ranked
 from langchain_mgte.retrievers import CollectionRetriever
-from langchain_mgte.settings import EmbeddingSettings, check_question
+from langchain_mgte.settings import EmbeddingSettings, check_k, check_question
 from mgte_rag import EmbeddingModel, InvalidOptionError
 from mgte_rag.async_calls import in_thread
 from mgte_rag.late_interaction import LateInteractionIndex
@@ -78,9 +78,11 @@ class MGTELateInteractionRetriever(CollectionRetriever):
             show_progress: draw a progress bar.
 
         Raises:
+            InvalidOptionError: k is below 1.
             UnsupportedOutputError: the model has no late-interaction head.
             InputTypeError: something is no document.
         """
+        check_k(k)
         listed = check_documents(documents)
         loaded = model if isinstance(model, EmbeddingModel) else EmbeddingModel.load(model)
         texts = [document.page_content for document in listed]
@@ -105,7 +107,7 @@ class MGTELateInteractionRetriever(CollectionRetriever):
         if self.collection is not None:
             hits = self.collection.search(query, **self._arguments(k, filter))
             return from_hits(hits, scored=True, grouped=self.group_by_parent)
-        return ranked(self.documents, self._index(filter).rank(query, top_k=self.k if k is None else k))
+        return ranked(self.documents, self._index(filter).rank(query, top_k=self.k if k is None else check_k(k)))
 
     async def _aget_relevant_documents(
         self,
@@ -118,7 +120,7 @@ class MGTELateInteractionRetriever(CollectionRetriever):
         if self.collection is not None:
             hits = await self.collection.asearch(query, **self._arguments(k, filter))
             return from_hits(hits, scored=True, grouped=self.group_by_parent)
-        return ranked(self.documents, await self._index(filter).arank(query, top_k=self.k if k is None else k))
+        return ranked(self.documents, await self._index(filter).arank(query, top_k=self.k if k is None else check_k(k)))
 
     def _arguments(self, k: int | None, filter: Filter | None) -> dict[str, Any]:
         first_stage = {"exact": True} if self.candidates is None else {"candidates": self.candidates}

@@ -14,7 +14,8 @@ from pydantic import ConfigDict, Field, SkipValidation
 from langchain_mgte.documents import entries_of_documents, from_hits
 from langchain_mgte.models import encoding_model
 from langchain_mgte.rerankers import MGTEReranker
-from mgte_rag import InvalidOptionError, Reranker
+from langchain_mgte.settings import check_k
+from mgte_rag import Reranker
 from qdrant_mgte import EncodingModel, Fusion, HybridCollection
 from qdrant_mgte.filters import Filter
 
@@ -53,7 +54,7 @@ class CollectionRetriever(BaseRetriever):
 
     def _common(self, k: int | None, filter: Filter | None) -> dict[str, Any]:
         return {
-            "limit": self.k if k is None else k,
+            "limit": self.k if k is None else check_k(k),
             "filter": self.filter if filter is None else filter,
             "group_by_parent": self.group_by_parent,
         }
@@ -132,13 +133,16 @@ class MGTERetriever(CollectionRetriever):
             InvalidOptionError: k is below 1.
             InvalidDocumentError: a document cannot be stored, with the reason; the others were stored.
         """
-        if k < 1:
-            raise InvalidOptionError(f"k must be a whole number above 0, not {k!r}")
+        check_k(k)
         entries = entries_of_documents(documents)
         collection = HybridCollection.from_documents(
             entries, location, model=encoding_model(model), show_progress=show_progress
         )
-        return cls(collection=collection, k=k, filter=filter, mode=mode, reranker=reranker)
+        try:
+            return cls(collection=collection, k=k, filter=filter, mode=mode, reranker=reranker)
+        except BaseException:
+            collection.close()
+            raise
 
     def _get_relevant_documents(
         self,

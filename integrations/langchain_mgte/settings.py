@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mgte_rag import EmbeddingModel, InputTypeError, Reranker
+from mgte_rag import EmbeddingModel, InputTypeError, InvalidOptionError, Reranker
 from mgte_rag.errors import shown
 
 
@@ -112,3 +112,14 @@ def check_question(text: object) -> None:
     """
     if not isinstance(text, str):
         raise InputTypeError(f"a question must be a string, not {shown(text)}")
+
+
+def check_k(k: int) -> int:
+    """The number itself, if so many results can be asked for.
+
+    Raises:
+        InvalidOptionError: below 1, or no whole number.
+    """
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise InvalidOptionError(f"k must be a whole number above 0, not {shown(k)}")
+    return k

@@ -8,6 +8,7 @@ from langchain_core.vectorstores import VectorStore
 
 from langchain_mgte.documents import from_hits
 from langchain_mgte.retrievers import scoring_model
+from langchain_mgte.settings import check_k
 from mgte_rag import InvalidOptionError
 from qdrant_mgte import Hit, HybridCollection
 from qdrant_mgte.encodings import dense_query
@@ -171,9 +172,10 @@ def _arguments(k: int, filter: Filter | None, options: Mapping[str, Any]) -> dic
 
     Raises:
         TypeError: an option that there is not.
+        InvalidOptionError: k is below 1.
     """
     check_names(options.keys())
-    arguments = {**options, "limit": k, "filter": filter}
+    arguments = {**options, "limit": check_k(k), "filter": filter}
     if "rerank" in options:
         arguments["rerank"] = scoring_model(options["rerank"])
     return arguments

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from langchain_mgte import MGTEEmbeddings, MGTELateInteractionRetriever, MGTEReranker, MGTERetriever
 from mgte_rag import ClosedError, EmbeddingModel, InputTypeError, InvalidDocumentError, InvalidOptionError, Reranker
 from qdrant_mgte import HybridCollection, weighted
+from qdrant_mgte.stores import STORES
 
 
 class RetrieverSuite(RetrieversIntegrationTests):
@@ -191,10 +192,12 @@ def test_modes_fusion_and_thresholds_reach_the_collection(animals: HybridCollect
     for mode in ("dense", "sparse", "hybrid", "late_interaction"):
         found = MGTERetriever(collection=animals, mode=mode).invoke(question)
         hits = animals.search(question, mode=mode)
-        assert [(d.id, d.metadata["mgte_score"]) for d in found] == [(hit.id, hit.score) for hit in hits]
+        assert [document.id for document in found] == [hit.id for hit in hits]
+        scores = [document.metadata["mgte_score"] for document in found]
+        assert scores == pytest.approx([hit.score for hit in hits], abs=1e-5)
     fusion = weighted({"dense": 1, "sparse": 0.1})
     best = MGTERetriever(collection=animals, fusion=fusion).invoke(question)[0]
-    assert best.metadata["mgte_score"] == animals.search(question, fusion=fusion)[0].score
+    assert best.metadata["mgte_score"] == pytest.approx(animals.search(question, fusion=fusion)[0].score)
     assert MGTERetriever(collection=animals, mode="dense", score_threshold=0.99).invoke(question) == []
     with pytest.raises(InvalidOptionError, match="best"):
         MGTERetriever(collection=animals, mode="best").invoke(question)
@@ -370,3 +373,21 @@ def test_tracing_tells_engine_and_model_of_every_retriever(
     assert "ls_vector_store_provider" not in plain._get_ls_params()
     with HybridCollection.open(":memory:", model=mini) as memory:
         assert MGTERetriever(collection=memory)._get_ls_params()["ls_vector_store_provider"] == "qdrant"
+
+
+@pytest.mark.parametrize("k", [0, "2"])
+def test_a_k_for_one_call_that_is_no_number_above_0_is_an_error(
+    retriever: MGTERetriever, plain: MGTELateInteractionRetriever, k: Any
+) -> None:
+    for each in (retriever, plain):
+        with pytest.raises(InvalidOptionError, match="k must be a whole number above 0"):
+            each.invoke("wings", k=k)
+    with pytest.raises(InvalidOptionError, match="k must be a whole number above 0"):
+        MGTELateInteractionRetriever.from_documents([], k=k)
+
+
+def test_a_retriever_that_cannot_be_made_leaves_no_collection_open(tmp_path: Path) -> None:
+    before = len(STORES._handles)
+    with pytest.raises(ValidationError, match="reranker"):
+        MGTERetriever.from_documents([], location=tmp_path, reranker="a name")  # type: ignore[arg-type]
+    assert len(STORES._handles) == before

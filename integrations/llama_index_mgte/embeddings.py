@@ -1,84 +1,103 @@
 """Dense vectors for LlamaIndex."""
 
+import hashlib
+import json
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from pydantic import ConfigDict, Field
+from pydantic import Field, model_validator
 
-from mgte_rag import EmbeddingModel, Encodings
+from llama_index_mgte.embeddings_cache import SeparatedCache, embedding_a_query
+from llama_index_mgte.loading import TextOptions, warn_if_cut
+from mgte_rag import Encodings
+from mgte_rag.output_view import OutputView
+from mgte_rag.types import Role
 
 
-class MGTEEmbedding(BaseEmbedding):
+class MGTEEmbedding(TextOptions, BaseEmbedding):
     """Dense embeddings of an mgte-rag model: ``MGTEEmbedding()``, ``MGTEEmbedding(model_name="some/folder")``.
 
-    The model is loaded on first use; instances that name the same model share its weights. Every option that changes
-    a vector is a public field, so that pipeline caches see it. Unknown arguments are errors. Pickles hold no weights.
+    The model is loaded on first use; instances that name the same model share its weights, and with
+    ``MGTESparseEmbedding`` and ``MGTEVectorStore`` they share a forward pass for the same texts. An
+    ``embeddings_cache`` is kept apart by role and model. Async calls leave the event loop free, and callers that come
+    together are computed together. A document longer than the model reads is cut, with a warning.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        protected_namespaces=(),
-        arbitrary_types_allowed=True,
-        ignored_types=(cached_property,),
-    )
-
-    model_name: str = Field(default="mini", description="Hub id or folder; 'mini' is the embedded default.")
     embed_batch_size: int = Field(default=256, gt=0, le=2048, description="Texts handed over together.")
-    device: str | None = Field(default=None, description="Where to compute; None takes the best there is.")
-    dtype: str | None = Field(default=None, description="None is bf16 where the device computes in it, else fp32.")
-    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    local_files_only: bool = Field(default=False, description="Never use the network.")
-    dim: int | None = Field(default=None, description="Components of the vectors; None is all of them.")
-    max_length: int | None = Field(default=None, description="Tokens read of each text; None is the model's limit.")
-    query_prompt: str | None = Field(default=None, description="Put before queries; None is the model's own.")
-    document_prompt: str | None = Field(default=None, description="Put before documents; None is the model's own.")
+    dim: int | None = Field(
+        default=None, frozen=True, description="Components of the vectors, one of the model's; None is all of them."
+    )
+    embeddings_cache: Any | None = Field(
+        default=None, frozen=True, description="A key-value store for embeddings; None keeps none."
+    )
 
     @classmethod
     def class_name(cls) -> str:
         """The name LlamaIndex stores in its own files."""
         return "MGTEEmbedding"
 
-    @cached_property
-    def model(self) -> EmbeddingModel:
-        """The core model behind this object."""
-        return EmbeddingModel.load(
-            self.model_name,
-            device=self.device,
-            dtype=self.dtype,
-            revision=self.revision,
-            local_files_only=self.local_files_only,
-        )
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        return self._with_separated_cache()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The fields alone; the loaded model is found again by them."""
-        state = super().__getstate__()
-        state["__dict__"] = {name: value for name, value in state["__dict__"].items() if name != "model"}
-        return state
+    def __copy__(self) -> Self:
+        return super().__copy__()._with_separated_cache()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(memo)._with_separated_cache()
+
+    def _with_separated_cache(self) -> Self:
+        given = self.embeddings_cache
+        if given is not None:
+            store = given.store if isinstance(given, SeparatedCache) else given
+            self.__dict__["embeddings_cache"] = SeparatedCache(store, self._cache_owner)
+        return self
+
+    def _cache_owner(self, role: Role) -> str:
+        options = self.query_options() if role == "query" else self.document_options()
+        decides = [self.model.identity.fingerprint, self.model.dtype, self.dim, options]
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:32]
+
+    @cached_property
+    def view(self) -> OutputView:
+        """The model's dense output."""
+        return self.model.view("dense", dim=self.dim)
+
+    def get_query_embedding(self, query: str) -> list[float]:
+        """The vector of one question."""
+        with embedding_a_query():
+            return super().get_query_embedding(query)
+
+    async def aget_query_embedding(self, query: str) -> list[float]:
+        """``get_query_embedding`` without blocking the event loop."""
+        with embedding_a_query():
+            return await super().aget_query_embedding(query)
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return _rows(self.model.encode_query(query, **self._options(self.query_prompt)))[0]
+        return _rows(self.view.encode_query(query, **self.query_options()))[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _rows(self.model.encode_document(texts, **self._options(self.document_prompt)))
+        return self._documents(self.view.encode_document(texts, **self.document_options()))
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return _rows(await self.model.aencode_query(query, **self._options(self.query_prompt)))[0]
+        return _rows(await self.view.aencode_query(query, **self.query_options()))[0]
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return (await self._aget_text_embeddings([text]))[0]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return _rows(await self.model.aencode_document(texts, **self._options(self.document_prompt)))
+        return self._documents(await self.view.aencode_document(texts, **self.document_options()))
 
-    def _options(self, prompt: str | None) -> dict[str, Any]:
-        return {"outputs": ("dense",), "dim": self.dim, "prompt": prompt, "max_length": self.max_length}
+    def _documents(self, encoded: Encodings) -> list[list[float]]:
+        warn_if_cut(encoded, self.model, self.max_length)
+        return _rows(encoded)
 
 
 def _rows(encoded: Encodings) -> list[list[float]]:
-    assert encoded.dense is not None  # asked for in _options
+    assert encoded.dense is not None  # a view of the dense output
     rows: list[list[float]] = encoded.dense.tolist()
     return rows

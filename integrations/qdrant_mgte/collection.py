@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -22,7 +22,7 @@ from qdrant_mgte.schema import FieldType, Preset
 from qdrant_mgte.searching import search_all
 from qdrant_mgte.splitting import Splitting
 from qdrant_mgte.store import ServerOptions, Store
-from qdrant_mgte.stored import count_documents, delete_documents, get_documents, update_documents
+from qdrant_mgte.stored import all_documents, count_documents, delete_documents, get_documents, update_documents
 from qdrant_mgte.stores import STORES
 from qdrant_mgte.twin import in_thread
 from qdrant_mgte.types import CopyReport, EncodingModel, Hit, ScoringModel, StoredDocument, WriteReport
@@ -210,6 +210,16 @@ class HybridCollection:
         """Which of the model's outputs are stored."""
         return outputs_of(self._shared_store.schema)
 
+    @property
+    def dim(self) -> int | None:
+        """Components of the dense vectors; None where none are stored."""
+        return self._shared_store.schema.dense
+
+    @property
+    def token_dim(self) -> int | None:
+        """Components of each token's vector; None where none are stored."""
+        return self._shared_store.schema.multi_vector
+
     def upsert(
         self, documents: Iterable[Any], *, split: bool | Splitting = True, show_progress: bool = False
     ) -> WriteReport:
@@ -323,6 +333,11 @@ class HybridCollection:
     def get(self, ids: str | Iterable[str]) -> list[StoredDocument | None]:
         """The documents of the ids, in their order, with their whole texts; None where there is none."""
         return get_documents(self._store, ids)
+
+    def documents(self, *, filter: Filter | None = None) -> Iterator[StoredDocument]:
+        """Every document, or those that match the filter, with their whole texts, in the engine's order."""
+        for page in all_documents(self._store, filter):
+            yield from page
 
     def delete(self, ids: str | Iterable[str] | None = None, *, filter: Filter | None = None) -> int:
         """Delete documents, with all their pieces, by id or by filter; returns how many there were."""

@@ -1,7 +1,8 @@
 """Filters as plain dictionaries, to Qdrant's own.
 
 {"lang": "de"}                                    equal; a list: any of these; None: missing, null or empty
-{"year": {"gte": 2020, "lt": 2024}}               eq ne gt gte lt lte in nin exists, with or without a "$" before
+{"year": {"gte": 2020, "lt": 2024}}               eq ne gt gte lt lte in nin exists text, with or without a "$" before
+{"title": {"text": "rows columns"}}               has every word, in any order and case (servers: index it as text)
 {"author.name": "Kim", "tags": ["a", "b"]}        a path into metadata; a list there matches if one of its items does
 {"$or": [{...}, {...}], "$not": {...}, "$and": [...]}
 {"$id": ["a", "b"]}                               ids of documents
@@ -22,7 +23,7 @@ from mgte_rag.errors import shown
 DOC_ID = "doc_id"
 METADATA = "metadata"
 _RANGES = ("gt", "gte", "lt", "lte")
-_OPERATORS = ("eq", "ne", *_RANGES, "in", "nin", "exists")
+_OPERATORS = ("eq", "ne", *_RANGES, "in", "nin", "exists", "text")
 _LOGIC = ("$and", "$or", "$not", "$id")
 _MAX_DEPTH = 32
 _PLAIN_NAME = re.compile(r"[\w-]+(\[\d*\])*")
@@ -165,12 +166,19 @@ def _exists(key: str, value: Any, path: str) -> models.Condition:
     return models.Filter(must_not=[empty]) if value else empty
 
 
+def _text(key: str, value: Any, path: str) -> models.Condition:
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidOptionError(f"{path} must be words to look for, not {shown(value)}")
+    return models.FieldCondition(key=key, match=models.MatchText(text=value))
+
+
 _SIMPLE: Mapping[str, Callable[[str, Any, str], models.Condition]] = {
     "eq": _equal,
     "ne": _not_equal,
     "in": _any_of,
     "nin": _none_of,
     "exists": _exists,
+    "text": _text,
 }
 
 

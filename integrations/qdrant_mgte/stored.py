@@ -41,11 +41,11 @@ def get_documents(store: Store, ids: str | Iterable[str]) -> list[StoredDocument
     return [found.get(each) for each in listed]
 
 
-def all_documents(store: Store) -> Iterator[list[StoredDocument]]:
-    """Every document, some at a time."""
+def all_documents(store: Store, filter: Filter | None = None) -> Iterator[list[StoredDocument]]:
+    """Every document, or those that match, some at a time."""
+    only_first = both(models.Filter(must=[is_document()]), native_filter(filter))
     after = None
     while True:
-        only_first = models.Filter(must=[is_document()])
         page, after = store.scroll(filter=only_first, limit=_PAGE, after=after, fields=_DOCUMENT_FIELDS)
         yield _whole(store, page)
         if after is None:

@@ -17,6 +17,7 @@ from llama_index_mgte.nodes import check_nodes, scored
 from llama_index_mgte.retrievers import check_top_k, query_text
 from mgte_rag import EmbeddingModel, Encodings, UnsupportedOutputError
 from mgte_rag.async_calls import in_thread
+from mgte_rag.types import Floats
 from qdrant_mgte import HybridCollection
 
 
@@ -25,7 +26,7 @@ class MGTELateInteractionRetriever(BaseRetriever):
 
     Over a ``HybridCollection`` with token vectors all of its documents are compared, or with ``candidates`` that many
     of the best by dense and sparse vectors. Over a list of nodes, ``from_nodes``, nothing is stored. Scores are raw,
-    as the model was published to give them.
+    summed over the question's tokens.
 
     Args:
         collection: where the documents are; ``close()`` closes it.
@@ -123,6 +124,17 @@ class MGTELateInteractionRetriever(BaseRetriever):
         return await in_thread(self._retrieve, query_bundle)
 
 
+def max_sim(model: EmbeddingModel, question: Encodings, documents: Encodings) -> Floats:
+    """Late interaction of one question with documents, summed over its tokens, float32 [documents].
+
+    Models may publish the mean. What a question reaches against itself tells: its number of tokens, or 1.
+    """
+    tokens = len((question.multi_vector or ())[0])
+    most = float(model.similarity(question, question).hybrid[0, 0])
+    scores: Floats = model.similarity(question, documents).hybrid[0] * np.float32(tokens / most)
+    return scores
+
+
 @dataclass(frozen=True, slots=True)
 class _EncodedNodes:
     """Nodes with their token vectors."""
@@ -146,6 +158,6 @@ class _EncodedNodes:
     def search(self, text: str, top_k: int) -> list[NodeWithScore]:
         """The best nodes; equally good ones in their order."""
         question = self.model.encode_query(text, outputs=("multi_vector",), token_dim=self.token_dim)
-        scores = self.model.similarity(question, self.encoded).hybrid[0]
+        scores = max_sim(self.model, question, self.encoded)
         best = np.argsort(-scores, kind="stable")[:top_k]
         return [NodeWithScore(node=self.nodes[place], score=float(scores[place])) for place in best]

@@ -12,6 +12,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from pydantic import Field
 
+from llama_index_mgte.late_interaction import max_sim
 from llama_index_mgte.loading import LoadOptions
 from mgte_rag import EmbeddingModel, InvalidOptionError, RankedDocument, Reranker
 from mgte_rag.async_calls import in_thread
@@ -118,7 +119,7 @@ class MGTELateInteractionReranker(_RankingPostprocessor):
     """Ranks nodes again by late interaction, with any model that has token vectors, the embedded default too.
 
     Sorted by raw MaxSim; ``node.score`` is MaxSim divided by the query's tokens, the relevance in 0..1, or with
-    ``raw_scores`` MaxSim as the model was published to give it. All nodes are encoded in one batch.
+    ``raw_scores`` MaxSim, the sum. All nodes are encoded in one batch.
     """
 
     model: str = Field(default="mini", frozen=True, description="Hub id or folder; 'mini' is the embedded default.")
@@ -145,9 +146,8 @@ class MGTELateInteractionReranker(_RankingPostprocessor):
         options: dict[str, Any] = {"outputs": ("multi_vector",), "token_dim": self.token_dim}
         question = model.encode_query(query, **options)
         documents = model.encode_document(texts, max_length=self.max_length, **options)
-        scores = model.similarity(question, documents).hybrid[0]
-        # The most that this query can reach is itself: its number of tokens, or 1 for models that publish the mean.
-        relevance = (scores / model.similarity(question, question).hybrid[0, 0]).clip(0, 1)
+        scores = max_sim(model, question, documents)
+        relevance = (scores / len((question.multi_vector or ())[0])).clip(0, 1)
         order = np.argsort(-scores, kind="stable")
         return [
             RankedDocument(int(i), float(scores[i]), float(relevance[i]), bool(documents.truncated[i])) for i in order

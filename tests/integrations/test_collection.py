@@ -125,6 +125,33 @@ def test_ids_are_strings_of_any_length_and_script(collection: HybridCollection, 
     assert collection.delete(document_id) == 1
 
 
+def test_documents_come_whole_all_of_them_or_those_that_match(collection: HybridCollection) -> None:
+    long = " ".join(f"word{i}." for i in range(600))
+    documents = [{"id": str(i), "text": f"text {i}", "metadata": {"even": i % 2 == 0}} for i in range(300)]
+    collection.upsert([*documents, {"id": "long", "text": long, "metadata": {"even": True}}])
+    assert {document.id: document.text for document in collection.documents()} == {
+        "long": long,
+        **{each["id"]: each["text"] for each in documents},
+    }
+    assert {document.id for document in collection.documents(filter={"even": False})} == {
+        str(i) for i in range(1, 300, 2)
+    }
+
+
+def test_words_in_metadata_are_found_in_any_order_and_case(collection: HybridCollection) -> None:
+    titles = {"a": "Comma Separated Values", "b": ["of commas", "values, separated by a comma"], "c": "other"}
+    collection.upsert([{"id": name, "text": "x", "metadata": {"title": title}} for name, title in titles.items()])
+    found = {document.id for document in collection.documents(filter={"title": {"text": "separated COMMA"}})}
+    assert found == {"a", "b"}
+
+
+def test_a_collection_tells_the_sizes_of_its_vectors(tmp_path: Path, mini: EmbeddingModel) -> None:
+    with HybridCollection.open(tmp_path / "a", model=mini, outputs=("dense", "multi_vector"), token_dim=64) as both:
+        assert (both.dim, both.token_dim) == (384, 64)
+    with HybridCollection.open(tmp_path / "b", model=mini, outputs=("sparse",)) as sparse:
+        assert (sparse.dim, sparse.token_dim) == (None, None)
+
+
 def test_point_ids_never_change_between_releases() -> None:
     assert str(point_id("a")) == "b0dc94a7-a2bc-5407-ae70-7ca2c3bb0766"
 

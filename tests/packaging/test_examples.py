@@ -14,8 +14,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_every_example_is_run_here() -> None:
     assert [path.name for path in sorted(EXAMPLES.glob("*.py"))] == [
         "01_langchain_rag.py",
+        "02_llama_index_rag.py",
         "03_qdrant_hybrid.py",
         "04_long_documents.py",
+        "05_late_interaction.py",
     ]
 
 
@@ -64,3 +66,23 @@ def test_hybrid_search_in_qdrant(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "argparse" in printed.split("documents, not pieces")[1].splitlines()[1]
     assert "1 with new metadata, 0 tokens encoded" in printed
     assert "the copy answers the same" in printed
+
+
+def test_retrieval_in_llama_index(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "02_llama_index_rag.py"))["main"](tmp_path)
+    printed = capsys.readouterr().out
+    assert "dense, sparse, multi_vector vectors from" in printed
+    for mode in ("default", "sparse", "hybrid", "semantic_hybrid", "mmr"):
+        assert f"\n{mode}: find all files" in printed
+    assert "glob" in printed.split("\nsemantic_hybrid: ")[1].splitlines()[1]
+    assert "again, with one document changed: 1 node embedded" in printed
+
+
+def test_late_interaction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "05_late_interaction.py"))["main"](tmp_path)
+    printed = capsys.readouterr().out
+    assert "compress" in printed.split("without a store: shrink a string of bytes")[1].splitlines()[1]
+    assert "shrink ~ " in printed
+    assert printed.count("MaxSim") == 2
+    with_a_store = printed.split("in a collection, every document compared")[1]
+    assert "compress" in with_a_store.splitlines()[1]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from llama_index.core import Document, QueryBundle, Settings, StorageContext, VectorStoreIndex
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
@@ -83,7 +84,8 @@ def test_the_same_documents_cost_one_forward_pass_for_all_vectors(
     context = StorageContext.from_defaults(vector_store=store)
     VectorStoreIndex.from_documents(fresh, storage_context=context, embed_model=embedding, transformations=[])
     assert mini.forwards - before <= alone + 1
-    assert {hit.id for hit in store.collection.search(CSV, mode="late_interaction")} <= {page.id_ for page in pages}
+    found = store.collection.search(CSV, mode="late_interaction")  # what the pass made is what is stored
+    assert found[0].scores["late_interaction"] > 0
 
 
 def test_an_ingestion_pipeline_upserts_what_changed_and_deletes_what_is_gone(
@@ -118,13 +120,15 @@ def test_a_pipeline_without_a_splitter_replaces_whole_documents(store: MGTEVecto
 
 
 def test_a_pipeline_with_two_spawned_workers_stores_what_one_stores(
-    store: MGTEVectorStore, pages: list[Document]
+    store: MGTEVectorStore, passages: list[TextNode]
 ) -> None:
-    pipeline = IngestionPipeline(transformations=[SentenceSplitter(), MGTEEmbedding()], vector_store=store)
-    nodes = pipeline.run(documents=[page.model_copy() for page in pages[:12]], num_workers=2)
-    assert {node.ref_doc_id for node in store.get_nodes()} == {page.id_ for page in pages[:12]}
-    assert all(len(node.embedding) == 384 for node in nodes)
-    assert "model" not in vars(pipeline.transformations[1])  # nothing was loaded to be sent
+    pipeline = IngestionPipeline(transformations=[MGTEEmbedding(dtype="float32")], vector_store=store)
+    given = [passage.model_copy() for passage in passages[:12]]
+    nodes = pipeline.run(nodes=given, num_workers=2)
+    assert [node.node_id for node in store.get_nodes([node.node_id for node in given])] == [p.id_ for p in given]
+    assert "model" not in vars(pipeline.transformations[0])  # nothing was loaded here to be sent
+    alone = MGTEEmbedding(dtype="float32").get_text_embedding_batch([p.get_content(MetadataMode.EMBED) for p in given])
+    np.testing.assert_allclose([node.embedding for node in nodes], alone, atol=1e-4)
 
 
 async def test_an_async_pipeline_stores_the_same(store: MGTEVectorStore, pages: list[Document]) -> None:
@@ -133,15 +137,18 @@ async def test_an_async_pipeline_stores_the_same(store: MGTEVectorStore, pages: 
     assert {node.ref_doc_id for node in await store.aget_nodes()} == {page.id_ for page in pages[:6]}
 
 
-def test_a_pipelines_cache_sees_every_option(pages: list[Document], mini: EmbeddingModel) -> None:
+def test_a_pipelines_cache_sees_every_option(mini: EmbeddingModel) -> None:
     pipeline = IngestionPipeline(transformations=[MGTEEmbedding()])
-    short = [Document(text="Cats sleep most of the day.", id_="cat")]
-    (plain,) = pipeline.run(documents=short)
-    before = mini.forwards
-    assert pipeline.run(documents=short)[0].embedding == plain.embedding
+
+    def embedded() -> list[float]:
+        (node,) = pipeline.run(documents=[Document(text="Cats sleep most of the day.", id_="cat")])
+        return list(node.embedding)
+
+    plain, before = embedded(), mini.forwards
+    assert embedded() == plain
     assert mini.forwards == before
     pipeline.transformations = [MGTEEmbedding(document_prompt="passage: ")]
-    assert pipeline.run(documents=short)[0].embedding != plain.embedding
+    assert embedded() != plain
 
 
 def test_a_query_engine_answers_from_retrieved_and_reranked_nodes(filled: MGTEVectorStore, cross_encoder: str) -> None:
@@ -202,6 +209,7 @@ def test_llama_indexs_own_fusion_of_retrievers_takes_ours(filled: MGTEVectorStor
     assert any(each.node.ref_doc_id.startswith("csv") for each in fused.retrieve(CSV))
 
 
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
 async def test_llama_indexs_qdrant_store_is_hybrid_with_our_sparse_functions_in_one_pass(
     passages: list[TextNode], mini: EmbeddingModel, tmp_path: Path
 ) -> None:

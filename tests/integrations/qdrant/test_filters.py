@@ -67,6 +67,8 @@ def nested(depth: int) -> dict:
         ({"a": {"gt": 1, "lt": "2024-01-01"}}, "must be a number or a date, as the other bound is"),
         ({"a": {"gt": True}}, "must be a number or a date"),
         ({"a": {"exists": 1}}, "must be True or False, not 1"),
+        ({"a": {"text": 1}}, r"filter\['a'\]\['text'\] must be words to look for, not 1"),
+        ({"a": {"text": " "}}, "must be words to look for"),
         (nested(40), "nested more than 32 deep"),
     ],
 )

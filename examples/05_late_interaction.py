@@ -23,7 +23,7 @@ from mgte_rag import EmbeddingModel
 from qdrant_mgte import HybridCollection
 
 MODULES = {"csv", "glob", "json", "pathlib", "random", "sched", "shelve", "zlib"}
-QUESTIONS = ("shrink a string of bytes", "roll a die")
+QUESTIONS = ("find all files that match a pattern", "pick several random elements of a population")
 
 
 def show(title: str, nodes: list[NodeWithScore]) -> None:
@@ -59,7 +59,7 @@ def explain(model: EmbeddingModel, question: str, document: str) -> None:
 def main(folder: Path) -> None:
     """Search without a store and with one, and say why."""
     nodes = [
-        TextNode(id_=entry.name, text=" ".join(entry.text.split()[:60]), metadata={"kind": entry.kind})
+        TextNode(id_=entry.name, text=" ".join(entry.text.split("\n\n")[0].split()[:60]), metadata={"kind": entry.kind})
         for entry in collect()
         if entry.module in MODULES
     ]

@@ -36,7 +36,7 @@ _OF_THE_WHOLE = (
     "excluded_embed_metadata_keys",
     "excluded_llm_metadata_keys",
     "metadata_template",
-    "metadata_separator",
+    "metadata_seperator",
     "text_template",
 )
 
@@ -94,6 +94,7 @@ def _fields(node: BaseNode, position: int) -> dict[str, Any]:
         ) from error
     for name in ("metadata", "embedding", "text", "class_name"):
         fields.pop(name, None)
+    fields["metadata_seperator"] = fields.pop("metadata_separator")  # the name that every release reads
     for name in _RESOURCES:
         resource = getattr(node, name, None)
         if resource is not None and name == "text_resource":

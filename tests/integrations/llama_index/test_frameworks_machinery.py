@@ -1,7 +1,6 @@
 """The classes inside LlamaIndex's own machinery, over real documentation."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from llama_index.core.schema import MetadataMode, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.tools import RetrieverTool, ToolMetadata
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client import QdrantClient
 
 from llama_index_mgte import (
     MGTEEmbedding,
@@ -210,14 +209,13 @@ def test_llama_indexs_own_fusion_of_retrievers_takes_ours(filled: MGTEVectorStor
 
 
 @pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
-async def test_llama_indexs_qdrant_store_is_hybrid_with_our_sparse_functions_in_one_pass(
-    passages: list[TextNode], mini: EmbeddingModel, tmp_path: Path
+def test_llama_indexs_qdrant_store_is_hybrid_with_our_sparse_functions_in_one_pass(
+    passages: list[TextNode], mini: EmbeddingModel
 ) -> None:
     dense, sparse = MGTEEmbedding(), MGTESparseEmbedding()
     store = QdrantVectorStore(
         collection_name="docs",
         client=QdrantClient(":memory:"),
-        aclient=AsyncQdrantClient(":memory:"),
         enable_hybrid=True,
         sparse_doc_fn=sparse.sparse_doc_fn,
         sparse_query_fn=sparse.sparse_query_fn,
@@ -229,7 +227,8 @@ async def test_llama_indexs_qdrant_store_is_hybrid_with_our_sparse_functions_in_
     alone = mini.forwards - before
     before = mini.forwards
     context = StorageContext.from_defaults(vector_store=store)
-    index = VectorStoreIndex([passage.model_copy() for passage in passages], storage_context=context, embed_model=dense)
+    nodes = [TextNode(text=each.text, metadata=each.metadata, relationships=each.relationships) for each in passages]
+    index = VectorStoreIndex(nodes, storage_context=context, embed_model=dense)  # ids are UUIDs, which it needs
     assert mini.forwards - before <= alone
     retriever = index.as_retriever(vector_store_query_mode="hybrid", similarity_top_k=3, sparse_top_k=10)
     before = mini.forwards

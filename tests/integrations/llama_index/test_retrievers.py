@@ -192,7 +192,10 @@ def test_late_interaction_over_a_collection_compares_every_document(animals: Hyb
 
 
 def test_equally_good_nodes_keep_their_order_and_no_nodes_give_none(mini: EmbeddingModel) -> None:
-    same = [TextNode(id_=name, text="the same text") for name in "dbca"]
+    same = [
+        TextNode(id_=name, text="the same text", metadata={"n": name}, excluded_embed_metadata_keys=["n"])
+        for name in "dbca"
+    ]
     assert [name for name, _ in found(MGTELateInteractionRetriever.from_nodes(same, model=mini))] == list("dbca")
     assert found(MGTELateInteractionRetriever.from_nodes([], model=mini)) == []
 

@@ -47,7 +47,7 @@ NODES: list[BaseNode] = [
         excluded_llm_metadata_keys=["legs"],
         relationships=SOURCE,
         metadata_template="<{key}={value}>",
-        metadata_separator=" ",
+        metadata_seperator=" ",
         text_template="{metadata_str} :: {content}",
         start_char_idx=7,
         end_char_idx=20,

@@ -90,7 +90,7 @@ def _fields(node: BaseNode, position: int) -> dict[str, Any]:
         fields: dict[str, Any] = node.model_dump(mode="json", exclude={"metadata", "embedding", "text"})
     except ValueError as error:  # pydantic's own are ValueErrors too
         raise InvalidDocumentError(
-            f"nodes[{position}], {node.node_id!r}, cannot be written as JSON: {error}"
+            f"nodes[{position}], {node.node_id!r}, cannot be written as JSON, nothing was stored: {error}"
         ) from error
     for name in ("metadata", "embedding", "text", "class_name"):
         fields.pop(name, None)

@@ -115,7 +115,8 @@ class MGTEVectorStore(ModelOptions, BasePydanticVectorStore):
         """Store nodes; one with a known id replaces what was there. Returns their ids.
 
         Raises:
-            InvalidDocumentError: a node cannot be stored, with the reason; the others were stored.
+            InputTypeError: something is no node; nothing was stored.
+            InvalidDocumentError: a node cannot be stored, with the reason; the message says whether the others were.
         """
         refuse_arguments(add_kwargs, "add()")
         nodes = list(nodes)
@@ -198,7 +199,7 @@ class MGTEVectorStore(ModelOptions, BasePydanticVectorStore):
         """Close the collection; it can be opened again by its location. Closing twice is allowed."""
         if "_vectors" in self.__dict__:
             self._vectors.close()
-        if "collection" in self.__dict__:
+        if self._given is not None or "collection" in self.__dict__:
             self.collection.close()
 
     def __enter__(self) -> Self:

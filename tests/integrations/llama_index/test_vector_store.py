@@ -164,7 +164,9 @@ def test_metadata_that_cannot_be_stored_is_an_error_and_the_others_are_stored(st
     assert [node.node_id for node in store.get_nodes()] == ["good"]
     with pytest.raises(InvalidDocumentError, match="_llama_index"):
         store.add([TextNode(id_="taken", text="y", metadata={"_llama_index": 1})])
-    with pytest.raises(InvalidDocumentError, match=r"nodes\[0\], 'index', cannot be written as JSON"):
+    with pytest.raises(
+        InvalidDocumentError, match=r"nodes\[0\], 'index', cannot be written as JSON, nothing was stored"
+    ):
         store.add([IndexNode(id_="index", text="x", index_id="x", obj=object())])
     with pytest.raises(InputTypeError, match=r"nodes\[0\] must be a LlamaIndex document or node"):
         store.add(["text"])

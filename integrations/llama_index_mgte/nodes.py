@@ -67,7 +67,7 @@ def check_nodes(nodes: Iterable[BaseNode]) -> list[BaseNode]:
 def _to_document(node: BaseNode, position: int) -> dict[str, Any]:
     if NODE in node.metadata:
         raise InvalidDocumentError(
-            f"nodes[{position}] has the metadata field {NODE!r}, which is kept for the node itself"
+            f"nodes[{position}] has the metadata field {NODE!r}, kept for the node itself; nothing was stored"
         )
     text, content = node.get_content(MetadataMode.EMBED), node.get_content(MetadataMode.NONE)
     words = content.strip()  # LlamaIndex strips what it embeds

@@ -1,5 +1,6 @@
 """Retrievers over collections, and late interaction with and without one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,12 @@ DOCUMENTS = [
 WITH_LEGS = MetadataFilters(filters=[MetadataFilter(key="legs", value=1, operator=FilterOperator.GT)])
 
 
-@pytest.fixture
-def animals(collection: HybridCollection) -> HybridCollection:
-    collection.upsert(to_documents(DOCUMENTS))
-    return collection
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory: pytest.TempPathFactory, mini: EmbeddingModel) -> Iterator[HybridCollection]:
+    """Not to be changed."""
+    with HybridCollection.open(tmp_path_factory.mktemp("animals"), model=mini) as collection:
+        collection.upsert(to_documents(DOCUMENTS))
+        yield collection
 
 
 def found(retriever: BaseRetriever, question: str = "Which animal has wings?") -> list[tuple[str, float]]:
@@ -100,11 +103,11 @@ def test_strings_to_embed_in_place_of_the_question_are_refused_and_never_ignored
             retriever.retrieve(bundle)
 
 
-def test_nodes_that_stand_for_other_retrievers_are_asked_in_their_place(animals: HybridCollection) -> None:
-    birds = MGTELateInteractionRetriever.from_nodes([TextNode(id_="wren", text="A wren.")], model=animals.model)
+def test_nodes_that_stand_for_other_retrievers_are_asked_in_their_place(collection: HybridCollection) -> None:
+    birds = MGTELateInteractionRetriever.from_nodes([TextNode(id_="wren", text="A wren.")], model=collection.model)
     index_node = IndexNode(id_="all birds", text="Everything about birds with wings", index_id="birds", obj=birds)
-    animals.upsert(to_documents([index_node.model_copy(update={"obj": None})]))
-    retriever = MGTERetriever(animals, similarity_top_k=1, objects=[index_node])
+    collection.upsert(to_documents([*DOCUMENTS, index_node.model_copy(update={"obj": None})]))
+    retriever = MGTERetriever(collection, similarity_top_k=1, objects=[index_node])
     assert [each.node_id for each in retriever.retrieve("birds with wings")] == ["wren"]
 
 

@@ -279,7 +279,7 @@ class HybridCollection:
                 these by MaxSim; of all where there are no others, or with ``exact``). None is the collection's mode.
             filter: on metadata, {"lang": "de", "year": {"gte": 2020}}, see ``qdrant_mgte.filters``; or Qdrant's own.
             fusion: of dense and sparse, and of these with late interaction: ``rrf(k, weights)``, ``dbsf()``,
-                ``weighted(weights)``. None is the weighted sum that the model was published with, else rrf(k=5).
+                ``weighted(weights)``. None is what the model was published with for dense and sparse, else rrf(k=5).
             candidates: hits of one stage that the next one scores; 100.
             rerank: a cross-encoder, for the best of these; hits then have its scores.
             rerank_candidates: how many it scores; 50.

@@ -12,7 +12,6 @@ from qdrant_mgte.store import Dbsf, Rrf, WeightedSum
 # Among small k there is little to choose (benchmarks/retrieval.py --fusions); the paper's 60 (Cormack, Clarke and
 # Buettcher, SIGIR 2009) is 61 in Qdrant's counting.
 DEFAULT_K = 5
-_STAGES = {"multi_vector": "late_interaction"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +68,13 @@ def weighted(weights: Mapping[str, float]) -> Fusion:
 
 
 def default_fusion(model: object) -> Fusion:
-    """The weighted sum that a model was published with, where it was with one; else ``rrf()``."""
+    """The weights of dense and sparse that a model was published with, where it was with some; else ``rrf()``.
+
+    Late interaction then ranks alone what they have found, as its name says; ``weighted`` adds it to them.
+    """
     published: Mapping[str, float] | None = getattr(model, "hybrid_weights", None)
-    if published is None:
-        return rrf()
-    return weighted({_STAGES.get(output, output): weight for output, weight in published.items()})
+    fused = {} if published is None else {name: published[name] for name in ("dense", "sparse") if name in published}
+    return weighted(fused) if fused else rrf()
 
 
 def fusion_of(given: Fusion | str | None, default: Fusion) -> Fusion:

@@ -93,7 +93,7 @@ def test_the_default_mode_is_what_the_store_says(filled: MGTEVectorStore) -> Non
 def test_alpha_is_from_sparse_alone_to_dense_alone(filled: MGTEVectorStore) -> None:
     assert asked(filled, "hybrid", alpha=0) == asked(filled, "sparse")
     assert asked(filled, "hybrid", alpha=1.0) == asked(filled, "default")
-    assert asked(filled, "hybrid", alpha=0.5) == asked(filled, "hybrid")
+    assert asked(filled, "hybrid", alpha=0.5) == expected(filled, mode="hybrid", fusion="rrf")
     mostly_dense = rrf(weights={"dense": 1.8, "sparse": 0.2})
     assert asked(filled, "hybrid", alpha=0.9) == expected(filled, mode="hybrid", fusion=mostly_dense)
     for wrong in (-0.1, 1.5, "half", True):

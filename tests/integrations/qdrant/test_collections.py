@@ -170,7 +170,7 @@ def test_a_search_without_fusion_takes_the_weights_that_the_model_was_published_
     collection.upsert(docs)
     published = mini.hybrid_weights
     assert published is not None
-    named = {"late_interaction" if output == "multi_vector" else output: w for output, w in published.items()}
+    named = {output: published[output] for output in ("dense", "sparse")}
     for mode in ("hybrid", "late_interaction"):
         given = collection.search("temporary file", mode=mode, fusion=weighted(named))
         assert ranking(collection.search("temporary file", mode=mode)) == ranking(given)

@@ -1,1 +1,32 @@
-"""Measuring models and pipelines as the papers do."""
+"""Retrieval quality of a model and of everything that can be built from it, measured as the papers do.
+
+>>> from mgte_training.evaluation import Options, evaluate, read_folder, write_html   # doctest: +SKIP
+>>> found = evaluate(model, [read_folder("my-set")], options=Options(lengths=()))     # doctest: +SKIP
+>>> write_html(found, "report.html")                                                  # doctest: +SKIP
+"""
+
+from mgte_training.evaluation.evaluate import SYSTEMS, Options, evaluate
+from mgte_training.evaluation.hub_sets import read_hub
+from mgte_training.evaluation.measures import MEASURES, Estimate
+from mgte_training.evaluation.report.documents import write_html, write_json, write_markdown
+from mgte_training.evaluation.results import Evaluation, SetResult, SystemResult
+from mgte_training.evaluation.retrieval_sets import RetrievalSet, read_folder
+from mgte_training.evaluation.tasks.scores import TaskScore
+
+__all__ = [
+    "MEASURES",
+    "SYSTEMS",
+    "Estimate",
+    "Evaluation",
+    "Options",
+    "RetrievalSet",
+    "SetResult",
+    "SystemResult",
+    "TaskScore",
+    "evaluate",
+    "read_folder",
+    "read_hub",
+    "write_html",
+    "write_json",
+    "write_markdown",
+]

@@ -1,0 +1,1 @@
+"""The page, the table and the figures that an evaluation becomes."""

@@ -21,13 +21,18 @@ _STEMMERS = {
 # Those of them that bm25s has a list of stop words for.
 _STOP_WORDS = {"da", "de", "en", "es", "fr", "it", "nl", "no", "pt", "ru", "sv", "tr"}
 _WITHOUT_BLANKS = {"zh", "ja", "ko", "th", "lo", "km", "my", "yue"}
-# Two characters or more of a word, as bm25s and scikit-learn have it; vowel signs and accents, which Python does not
-# count as word characters, belong to the words of Indic, Thai and Arabic texts.
-_WORD = r"[\w\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff]{2,}"
-# Chinese characters, kana, Hangul, Thai, Lao, Burmese and Khmer.
-_UNSPACED = r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
+# What words are made of: vowel signs and accents, which Python does not count as word characters, belong to the words
+# of Indic, Arabic and other texts.
+_LETTER = r"\w\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+# Two characters or more, as bm25s and scikit-learn have it.
+_WORD = rf"[{_LETTER}]{{2,}}"
+# Kana, Chinese characters, Hangul, Thai and Lao, Burmese, Khmer.
+_UNSPACED = (
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+    r"\U00020000-\U0003ffff]"
+)
 # A run of those, or a word without them.
-_RUN = re.compile(rf"{_UNSPACED}+|(?:(?!{_UNSPACED})[\w\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff])+")
+_RUN = re.compile(rf"{_UNSPACED}+|(?:(?!{_UNSPACED})[{_LETTER}])+")
 _FIRST_UNSPACED = re.compile(_UNSPACED)
 
 
@@ -122,7 +127,11 @@ class Bm25:
     @property
     def index_bytes(self) -> int:
         """Bytes of its postings: a score and a document number each, and where each term's begin."""
-        return sum(part.nbytes for part in self._index.scores.values() if isinstance(part, np.ndarray)) if self._known else 0
+        return (
+            sum(part.nbytes for part in self._index.scores.values() if isinstance(part, np.ndarray))
+            if self._known
+            else 0
+        )
 
     def scores(self, queries: Sequence[str]) -> Floats:
         """Scores of every document, float32 [queries, documents]; 0 where no term is shared."""

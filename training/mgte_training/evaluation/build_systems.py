@@ -184,7 +184,12 @@ class _Builder:
             best_of_each = f"of the {DEPTH} best of each; dense and sparse"
             ways: list[tuple[str, str, Searcher, list[System]]] = [
                 ("rrf", f"reciprocal rank fusion, k={DEFAULT_K}, {best_of_each}", by_fusion(ranks), legs),
-                ("dbsf", f"distribution-based score fusion {best_of_each}", by_fusion(partial(dbsf, depth=DEPTH)), legs),
+                (
+                    "dbsf",
+                    f"distribution-based score fusion {best_of_each}",
+                    by_fusion(partial(dbsf, depth=DEPTH)),
+                    legs,
+                ),
                 (
                     "weighted",
                     f"{weights[0]:g} dense + {weights[1]:g} sparse over all documents, the model's published weights",
@@ -240,9 +245,7 @@ class _Builder:
             size += first.index_bytes
         detail += f", {width} components a token in float16"
         legs = [] if whole else [first]
-        return System(
-            name, "late_interaction", detail=detail, index_bytes=size, encodes=True, search=search, legs=legs
-        )
+        return System(name, "late_interaction", detail=detail, index_bytes=size, encodes=True, search=search, legs=legs)
 
     def reranked(self, first: System, reranker: CachedReranker) -> System:
         return System(

@@ -48,7 +48,9 @@ def run_collection(
     ):
         started = time.perf_counter()
         # A document without any text stays findable nowhere, and a collection takes a blank for it.
-        documents = ({"id": key, "text": text or " "} for key, text in zip(data.document_ids, data.documents, strict=True))
+        documents = (
+            {"id": key, "text": text or " "} for key, text in zip(data.document_ids, data.documents, strict=True)
+        )
         report = collection.upsert(documents, split=True)
         report.raise_for_rejected()
         collection.optimize()
@@ -59,7 +61,7 @@ def run_collection(
             if mode in _modes_of(outputs):
                 ranking, times = _search(collection, sample, queries, mode, split, show_progress)
                 modes.append(_result(mode, ranking, times, sample, _exact(mode, systems, asked)))
-        size = sum(path.stat().st_size for path in Path(place).rglob("*") if path.is_file())
+        size = sum(path.stat().st_blocks * 512 for path in Path(place).rglob("*") if path.is_file())
     return CollectionRun(
         modes=modes,
         queries=len(asked),
@@ -72,7 +74,12 @@ def run_collection(
 
 
 def _modes_of(outputs: Sequence[Output]) -> list[str]:
-    modes = {"dense": {"dense"}, "sparse": {"sparse"}, "hybrid": {"dense", "sparse"}, "late_interaction": {"multi_vector"}}
+    modes = {
+        "dense": {"dense"},
+        "sparse": {"sparse"},
+        "hybrid": {"dense", "sparse"},
+        "late_interaction": {"multi_vector"},
+    }
     return [mode for mode, needed in modes.items() if needed <= set(outputs)]
 
 
@@ -111,7 +118,11 @@ def _one(encoded: Encodings, row: int) -> Encodings:
 def _exact(mode: str, systems: Sequence[SystemResult], asked: Sequence[int]) -> float | None:
     """nDCG@10 on the queries asked of the system that does the same by exact search; the last, of several sizes."""
     name = _EXACT[mode]
-    same = [each for each in systems if (each.name.startswith(name) if name else each.kind == mode) and " ->" not in each.name]
+    same = [
+        each
+        for each in systems
+        if (each.name.startswith(name) if name else each.kind == mode) and " ->" not in each.name
+    ]
     same = [each for each in same if mode != "dense" or each.kind == "dense"]
     if not same:
         return None

@@ -207,7 +207,9 @@ class _Run:
                 break
         return statistics.median(times) * 1000 + (encode_ms if system.encodes else 0.0)
 
-    def _collection(self, data: RetrievalSet, systems: Sequence[SystemResult], encode_ms: float) -> CollectionRun | None:
+    def _collection(
+        self, data: RetrievalSet, systems: Sequence[SystemResult], encode_ms: float
+    ) -> CollectionRun | None:
         if self.options.systems is not None and COLLECTION not in self.options.systems:
             return None
         return run_collection(data, self.model, systems, encode_ms=encode_ms, show_progress=self.options.show_progress)

@@ -35,7 +35,9 @@ def read_hub(name: str, *, split: str = "test", revision: str | None = None) -> 
 
     corpus, queries = load("corpus", "corpus"), load("queries", "queries")
     judgments = load("default", split)
-    return RetrievalSet.build(name, _rows(name, "corpus", corpus), _rows(name, "queries", queries), _judged(name, judgments))
+    return RetrievalSet.build(
+        name, _rows(name, "corpus", corpus), _rows(name, "queries", queries), _judged(name, judgments)
+    )
 
 
 def _rows(name: str, kind: str, rows: Any) -> Iterator[Row]:

@@ -86,7 +86,9 @@ def rrf(rankings: Sequence[Ranking], depth: int, *, k: int) -> Ranking:
 
     Source: Cormack, Clarke and Buettcher, SIGIR 2009.
     """
-    return _fused(rankings, [np.tile(1 / (np.arange(each.documents.shape[1]) + k), (len(each), 1)) for each in rankings], depth)
+    return _fused(
+        rankings, [np.tile(1 / (np.arange(each.documents.shape[1]) + k), (len(each), 1)) for each in rankings], depth
+    )
 
 
 def dbsf(rankings: Sequence[Ranking], depth: int) -> Ranking:
@@ -105,7 +107,9 @@ def _scaled(ranking: Ranking) -> NDArray[np.float64]:
     squares = np.where(there, (scores - mean) ** 2, 0).sum(1, keepdims=True)
     deviation = np.sqrt(squares / np.maximum(count - 1, 1))
     low = mean - 3 * deviation
-    scaled: NDArray[np.float64] = np.where(deviation > 0, (scores - low) / np.where(deviation > 0, 6 * deviation, 1), 0.5)
+    scaled: NDArray[np.float64] = np.where(
+        deviation > 0, (scores - low) / np.where(deviation > 0, 6 * deviation, 1), 0.5
+    )
     return scaled
 
 

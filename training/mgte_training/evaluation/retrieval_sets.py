@@ -173,7 +173,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):  # noqa: B007 - the message below names it
+            for number, raw in enumerate(file, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if line.strip():
                     yield f"{path}:{number}", line

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mgte_training.evaluation.measures import MAIN, Values
+from mgte_training.evaluation.measures import Values
 from mgte_training.evaluation.ranking import NONE, Ranking
 from mgte_training.evaluation.results import Found, WorstQuery
 from mgte_training.evaluation.retrieval_sets import RetrievalSet

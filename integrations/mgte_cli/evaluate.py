@@ -29,7 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="append",
         required=True,
         metavar="FOLDER",
-        help=f"corpus.jsonl(.gz), queries.jsonl(.gz) and qrels.tsv, or {HUB}name on the hub; may be given several times",
+        help=f"corpus.jsonl(.gz), queries.jsonl(.gz) and qrels.tsv, or {HUB}name on the hub; may be repeated",
     )
     parser.add_argument("--model", default=None, help="hub id or folder (default: the embedded default, mini)")
     parser.add_argument("--reranker", default=None, help="hub id or folder of a cross-encoder")

@@ -67,15 +67,16 @@ def analysis_for(language: str | None) -> Analysis:
             _bigrams,
         )
     stop_words = language if language in _STOP_WORDS else None
+    about_stop_words = "stop words of bm25s left out" if stop_words else "no stop words left out"
     return Analysis(
-        f"{language}: Snowball stemmer {stemmer!r}, {'stop words of bm25s left out' if stop_words else 'no stop words'}",
+        f"{language}: Snowball stemmer {stemmer!r}, {about_stop_words}",
         lambda texts: _stemmed(texts, stemmer, stop_words),
     )
 
 
 def _stemmed(texts: Sequence[str], stemmer: str, stop_words: str | None) -> list[list[str]]:
     try:
-        import Stemmer
+        import Stemmer  # type: ignore[import-not-found]  # compiled, without types
     except ImportError as error:
         raise MissingExtraError("PyStemmer", "BM25 over stemmed words") from error
     terms: list[list[str]] = _bm25s().tokenize(
@@ -101,7 +102,7 @@ def _terms_of(run: str) -> list[str]:
 
 def _bm25s() -> Any:
     try:
-        import bm25s
+        import bm25s  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("bm25s", "BM25") from error
     return bm25s

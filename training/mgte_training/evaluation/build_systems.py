@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy import sparse as scipy_sparse
+from scipy import sparse as scipy_sparse  # type: ignore[import-untyped]
 
 from mgte_rag import EmbeddingModel, Encodings, InvalidOptionError, SparseVector, scoring
 from mgte_rag.errors import shown

@@ -117,7 +117,7 @@ class CachedModel:
         wanted = [output for output in self.outputs if getattr(nothing, output) is not None]
         if role == "document" and max_length is None:
             max_length = self.max_length
-        stores = {output: self._store(output, role, token_dim, max_length) for output in wanted}
+        stores: dict[str, Shards] = {output: self._store(output, role, token_dim, max_length) for output in wanted}
         keys = [_hash(text) for text in texts]
 
         def compute(places: Sequence[int]) -> dict[str, _Rows]:
@@ -252,9 +252,7 @@ def _rows_of(encoded: Encodings) -> dict[str, _Rows]:
     return rows
 
 
-def _encodings(
-    stores: Mapping[Output, Shards], keys: Sequence[bytes], nothing: Encodings, dim: int | None
-) -> Encodings:
+def _encodings(stores: Mapping[str, Shards], keys: Sequence[bytes], nothing: Encodings, dim: int | None) -> Encodings:
     """The kept rows of many texts, with the outputs that ``nothing``, encodings of no text, has."""
     dense = sparse = multi_vector = None
     if nothing.dense is not None:
@@ -281,5 +279,5 @@ def first_components(dense: Floats, dim: int | None) -> Floats:
         return dense
     kept = dense[:, :dim]
     lengths = np.linalg.norm(kept, axis=1, keepdims=True)
-    shorter: Floats = kept / np.where(lengths > 0, lengths, 1)
+    shorter: Floats = kept / np.maximum(lengths, np.finfo(np.float32).tiny)
     return shorter

@@ -3,7 +3,7 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from mgte_rag import Encodings
 from mgte_rag.progress import Progress
 from mgte_rag.types import Output
 from mgte_training.evaluation.cached_model import CachedModel
-from mgte_training.evaluation.measures import MAIN, Values, estimate, measure
+from mgte_training.evaluation.measures import MAIN, estimate, measure
 from mgte_training.evaluation.ranking import Ranking, padded
 from mgte_training.evaluation.results import CollectionResult, CollectionRun, SystemResult
 from mgte_training.evaluation.retrieval_sets import RetrievalSet
@@ -21,8 +21,13 @@ from qdrant_mgte.plan import MODES
 
 # Queries asked at most, one by one, and hits for each.
 _QUERIES, _LIMIT = 200, 10
-# The exact systems to compare a mode with, by the beginning of their names.
-_EXACT = {"dense": "dense", "sparse": "sparse", "hybrid": "dense + sparse, rrf", "late_interaction": ""}
+# Whether a system does by exact search what a mode does.
+_EXACT: dict[str, Callable[[SystemResult], bool]] = {
+    "dense": lambda system: system.kind == "dense",
+    "sparse": lambda system: system.kind == "sparse",
+    "hybrid": lambda system: system.name == "dense + sparse, rrf",
+    "late_interaction": lambda system: system.kind == "late_interaction",
+}
 
 
 def run_collection(
@@ -47,20 +52,17 @@ def run_collection(
         HybridCollection.open(Path(place) / "index", model=model) as collection,
     ):
         started = time.perf_counter()
-        # A document without any text stays findable nowhere, and a collection takes a blank for it.
-        documents = (
-            {"id": key, "text": text or " "} for key, text in zip(data.document_ids, data.documents, strict=True)
-        )
-        report = collection.upsert(documents, split=True)
+        texts = zip(data.document_ids, data.documents, strict=True)
+        # A collection takes no empty text; a blank has the same tokens.
+        report = collection.upsert(({"id": key, "text": text or " "} for key, text in texts), split=True)
         report.raise_for_rejected()
         collection.optimize()
         seconds = time.perf_counter() - started
         split = report.chunks > report.written
         modes = []
-        for mode in MODES:
-            if mode in _modes_of(outputs):
-                ranking, times = _search(collection, sample, queries, mode, split, show_progress)
-                modes.append(_result(mode, ranking, times, sample, _exact(mode, systems, asked)))
+        for mode in _modes_of(outputs):
+            ranking, times = _search(collection, sample, queries, mode, split, show_progress)
+            modes.append(_result(mode, ranking, times, sample, _exact(mode, systems, asked)))
         size = sum(path.stat().st_blocks * 512 for path in Path(place).rglob("*") if path.is_file())
     return CollectionRun(
         modes=modes,
@@ -74,13 +76,8 @@ def run_collection(
 
 
 def _modes_of(outputs: Sequence[Output]) -> list[str]:
-    modes = {
-        "dense": {"dense"},
-        "sparse": {"sparse"},
-        "hybrid": {"dense", "sparse"},
-        "late_interaction": {"multi_vector"},
-    }
-    return [mode for mode, needed in modes.items() if needed <= set(outputs)]
+    needed = {"hybrid": {"dense", "sparse"}, "late_interaction": {"multi_vector"}}
+    return [mode for mode in MODES if needed.get(mode, {mode}) <= set(outputs)]
 
 
 def _search(
@@ -117,17 +114,10 @@ def _one(encoded: Encodings, row: int) -> Encodings:
 
 def _exact(mode: str, systems: Sequence[SystemResult], asked: Sequence[int]) -> float | None:
     """nDCG@10 on the queries asked of the system that does the same by exact search; the last, of several sizes."""
-    name = _EXACT[mode]
-    same = [
-        each
-        for each in systems
-        if (each.name.startswith(name) if name else each.kind == mode) and " ->" not in each.name
-    ]
-    same = [each for each in same if mode != "dense" or each.kind == "dense"]
+    same = [each for each in systems if _EXACT[mode](each)]
     if not same:
         return None
-    values: Mapping[str, Values] = same[-1].per_query
-    return float(values[MAIN][list(asked)].mean())
+    return float(same[-1].per_query[MAIN][list(asked)].mean())
 
 
 def _result(

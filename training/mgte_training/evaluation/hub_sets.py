@@ -20,7 +20,7 @@ def read_hub(name: str, *, split: str = "test", revision: str | None = None) -> 
         DataError: there is no such data set or no network, or a row cannot be used.
     """
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("datasets", "reading data sets from the hub") from error
 
@@ -30,7 +30,7 @@ def read_hub(name: str, *, split: str = "test", revision: str | None = None) -> 
         except Exception as error:  # the library lets through what its many file systems and formats raise
             raise DataError(
                 f"cannot read {configuration!r}, split {part!r}, of the data set {name!r}: {error}. It needs the "
-                f"network, or a copy in the cache; a folder with corpus.jsonl, queries.jsonl and qrels.tsv needs neither"
+                f"network or a copy in the cache; a folder with corpus.jsonl, queries.jsonl and qrels.tsv needs neither"
             ) from error
 
     corpus, queries = load("corpus", "corpus"), load("queries", "queries")

@@ -49,7 +49,7 @@ def _detect(text: str, among: set[str] | None = None) -> str:
 @cache
 def _identifier() -> Any:
     try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingExtraError("py3langid", "detecting languages") from error
     return LanguageIdentifier.from_model_file(MODEL_FILE)

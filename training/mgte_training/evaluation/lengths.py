@@ -49,7 +49,7 @@ def length_variants(
     wanted = sorted(set(lengths or _halvings(model.max_length)))
     queries = model.encode_query(data.queries, outputs=outputs)
     buckets = length_buckets(data, tokens)
-    single = np.arange(len(data.documents))
+    single = np.arange(len(data.documents), dtype=np.int32)
     variants = []
     for length in wanted:
         cut = model.encode_document(data.documents, outputs=outputs, max_length=length)
@@ -66,7 +66,7 @@ def length_variants(
 
 def _halvings(longest: int) -> list[int]:
     """What the model reads, a half, a quarter, ... down to 32 tokens."""
-    halvings = []
+    halvings: list[int] = []
     while longest >= 32 and len(halvings) < 5:
         halvings.append(longest)
         longest //= 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 
 from mgte_rag import MissingExtraError
 from mgte_training.evaluation.ranking import NONE, Ranking

@@ -11,6 +11,10 @@ from mgte_training.evaluation.report.page import page
 from mgte_training.evaluation.report.text import size
 from mgte_training.evaluation.results import Evaluation, SetResult, SystemResult
 
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", "|": "\\|", "\n": " ", "\r": " ", "*": "\\*", "`": "\\`", "[": "\\["}
+)
+
 
 def write_html(found: Evaluation, path: str | Path) -> None:
     """Write the page: one file with everything in it, which makes no request.
@@ -84,17 +88,7 @@ def _bm25(found: SetResult) -> str:
 
 def _cell(text: str) -> str:
     """A text that cannot end its cell or start markup."""
-    for given, shown in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        ("|", "\\|"),
-        ("\n", " "),
-        ("\r", " "),
-        ("*", "\\*"),
-        ("`", "\\`"),
-    ):
-        text = text.replace(given, shown)
-    return text
+    return text.translate(_ESCAPES)
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:

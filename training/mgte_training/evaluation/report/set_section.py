@@ -84,8 +84,8 @@ def _systems(found: SetResult) -> str:
             best=list(found.systems).index(found.best),
             names=2,
         )
-        + '<p class="note">Beside each value its 95 % bootstrap interval over queries. ms a query: one query alone, its '
-        "encoding included, median. Index: what must be held to search.</p>"
+        + '<p class="note">Below each value its 95 % bootstrap interval over queries. ms a query: one query alone, '
+        "its encoding included, median. Index: what must be held to search.</p>"
     )
 
 
@@ -156,7 +156,8 @@ def _variants(found: SetResult) -> list[str]:
             figure(
                 f"Cut and whole, {output}",
                 line_chart(series, x_label="tokens of the relevant documents", y_label=MAIN),
-                "Documents read to this length, and whole, with the figure over all queries. A document in pieces counts as its best piece.",
+                "Documents read to this length and whole, with the figure over all queries. "
+                "A document in pieces counts as its best piece.",
             )
         )
     return charts
@@ -185,8 +186,8 @@ def _significance(found: SetResult) -> str:
     return (
         f"<details><summary>Is {safe(best.name)} really better?</summary>"
         + table(["beside it", f"difference in {MAIN}", "p", f"p below {_LEVEL}"], rows)
-        + '<p class="note">Paired t-test over queries, two-sided, adjusted for all pairs of systems after Benjamini and '
-        "Hochberg.</p></details>"
+        + '<p class="note">Paired t-test over queries, two-sided, adjusted for all pairs of systems after Benjamini '
+        "and Hochberg.</p></details>"
     )
 
 
@@ -211,8 +212,8 @@ def _collection(found: SetResult) -> str:
         + table(["mode", *names, "exact search", "p50 ms", "p95 ms"], rows)
         + f'<p class="note">{found.documents:,} documents{pieces} in a HybridCollection in a folder, '
         f"{run.queries:,} queries one by one: filled in {run.build_seconds:.1f} s, {size(run.disk_bytes)} on the disk. "
-        f"Times are of the search alone; encoding a query takes {run.encode_ms:.1f} ms. Exact search: {MAIN} on the same "
-        f"queries where every document is compared"
+        f"Times are of the search alone; encoding a query takes {run.encode_ms:.1f} ms. Exact search: {MAIN} on the "
+        f"same queries where every document is compared"
         f"{', with documents cut at what the model reads' if run.split else ''}.</p>"
     )
 

@@ -5,14 +5,17 @@ SERIES = 8
 STYLE = """
 :root {
   color-scheme: light dark;
-  --ground: #fff; --card: #f6f7f9; --text: #1b1f24; --soft: #5b6470; --line: #d9dee5; --accent: #0b63c5; --good: #1a7f46;
-  --c0: #0b63c5; --c1: #c2410c; --c2: #1a7f46; --c3: #8b3fc7; --c4: #b8860b; --c5: #0e7c86; --c6: #c11d5d; --c7: #5b6470;
+  --ground: #fff; --card: #f6f7f9; --text: #1b1f24; --soft: #5b6470; --line: #d9dee5;
+  --good: #1a7f46;
+  --c0: #0b63c5; --c1: #c2410c; --c2: #1a7f46; --c3: #8b3fc7;
+  --c4: #b8860b; --c5: #0e7c86; --c6: #c11d5d; --c7: #5b6470;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --ground: #14171b; --card: #1d2127; --text: #e6e9ed; --soft: #9aa4b1; --line: #343b45; --accent: #6db1ff;
+    --ground: #14171b; --card: #1d2127; --text: #e6e9ed; --soft: #9aa4b1; --line: #343b45;
     --good: #5fd08f;
-    --c0: #6db1ff; --c1: #ff9a62; --c2: #5fd08f; --c3: #c79bf2; --c4: #e6c35c; --c5: #56c8d2; --c6: #ff86b3; --c7: #9aa4b1;
+    --c0: #6db1ff; --c1: #ff9a62; --c2: #5fd08f; --c3: #c79bf2;
+    --c4: #e6c35c; --c5: #56c8d2; --c6: #ff86b3; --c7: #9aa4b1;
   }
 }
 * { box-sizing: border-box; }
@@ -33,7 +36,8 @@ tr.best td { font-weight: 650; }
 tr.best td:first-child::after { content: " best"; color: var(--good); font-size: .75rem; }
 .ci { display: block; color: var(--soft); font-size: .72rem; line-height: 1.2; font-weight: 400; }
 .number { color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 1.2rem; margin: 1rem 0; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 1.2rem;
+  margin: 1rem 0; }
 figure { margin: 0; padding: .8rem; background: var(--card); border-radius: .5rem; min-width: 0; }
 figure h4 { margin: 0 0 .3rem; font-size: .9rem; }
 svg { display: block; width: 100%; height: auto; max-width: 480px; overflow: visible; }
@@ -41,7 +45,8 @@ svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .label { fill: var(--text); font-weight: 600; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .axis { stroke: var(--soft); stroke-width: 1; }
-.legend { display: flex; flex-wrap: wrap; gap: .15rem .9rem; margin: .4rem 0 0; padding: 0; list-style: none; font-size: .8rem; }
+.legend { display: flex; flex-wrap: wrap; gap: .15rem .9rem; margin: .4rem 0 0; padding: 0;
+  list-style: none; font-size: .8rem; }
 .legend i { display: inline-block; width: .75em; height: .75em; border-radius: 50%; margin-right: .35em; }
 dl.facts { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: .6rem 0; font-size: .9rem; }
 dl.facts div { min-width: 0; }

@@ -93,9 +93,7 @@ def test_significance_is_the_paired_t_test_adjusted_for_its_repetitions() -> Non
     values = {"a": a, "b": a + generator.normal(0.02, 0.05, 80), "c": a + generator.normal(0, 0.05, 80), "same": a}
     found = significance(values)
     assert len(found) == 6
-    raw = sorted(
-        [stats.ttest_rel(values[x], values[y]).pvalue if (x, y) != ("a", "same") else 1.0 for x, y in found]
-    )
+    raw = sorted([stats.ttest_rel(values[x], values[y]).pvalue if (x, y) != ("a", "same") else 1.0 for x, y in found])
     by_hand = [min(p * 6 / rank for rank, p in enumerate(raw[i:], start=i + 1)) for i in range(6)]
     assert sorted(found.values()) == pytest.approx(by_hand)
     assert found["a", "same"] == 1.0

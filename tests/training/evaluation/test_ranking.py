@@ -19,7 +19,7 @@ def test_the_best_are_those_of_a_stable_sort_ties_included() -> None:
     scores = np.random.default_rng(0).integers(0, 6, size=(40, 90)).astype(np.float32)
     found = best(scores, 30)
     for row, line in enumerate(scores):
-        by_hand = sorted(range(90), key=lambda place: (-line[place], place))[:30]  # noqa: B023
+        by_hand = sorted(range(90), key=lambda place: (-line[place], place))[:30]
         assert found.documents[row].tolist() == by_hand
         assert found.scores[row].tolist() == [line[place] for place in by_hand]
 

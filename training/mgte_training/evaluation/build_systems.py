@@ -30,10 +30,14 @@ from mgte_training.evaluation.systems import (
 from qdrant_mgte.fusion import DEFAULT_K
 
 KINDS: tuple[Kind, ...] = ("bm25", "dense", "sparse", "fusion", "late_interaction", "reranker")
-# Query tokens times document tokens up to which late interaction looks at every document: about a minute on two cores.
-_FIRST_STAGE = 2e10
+# Query tokens times document tokens up to which late interaction looks at every document: some ten seconds on two cores.
+_FIRST_STAGE = 5e9
+# Bytes of token vectors that are held in memory; more are read from the disk each time.
+_IN_MEMORY = 2e9
 
 Scores = Callable[[Sequence[int]], Floats]
+
+_NOTHING = Encodings(truncated=np.zeros(0, dtype=np.bool_), token_counts=np.zeros(0, dtype=np.int32))
 
 
 def check_kinds(asked: Sequence[str] | None, outputs: Sequence[Output], *, reranker: bool) -> tuple[Kind, ...]:
@@ -70,8 +74,8 @@ def build_systems(
     dims: Sequence[int],
     reranker: CachedReranker | None,
     language: str | None = None,
-) -> tuple[list[System], Encodings]:
-    """The systems over a set, in the order of the report, and the encodings of its documents.
+) -> list[System]:
+    """The systems over a set, in the order of the report.
 
     Args:
         data: the set.
@@ -82,8 +86,8 @@ def build_systems(
         language: of the documents; None is as the set says, or detected.
     """
     outputs = _needed(kinds, model.outputs)
-    documents = model.encode_document(data.documents, outputs=outputs)
-    queries = model.encode_query(data.queries, outputs=outputs)
+    documents = model.encode_document(data.documents, outputs=outputs) if outputs else _NOTHING
+    queries = model.encode_query(data.queries, outputs=outputs) if outputs else _NOTHING
     builder = _Builder(data, queries, documents)
     bm25 = builder.bm25(language) if {"bm25", "fusion"} & set(kinds) else None
     dense = [builder.dense(dim, last=dim == dims[-1]) for dim in dims] if queries.dense is not None else []
@@ -100,7 +104,7 @@ def build_systems(
         by_kind["late_interaction"] = [builder.late_interaction(first)]
     if "reranker" in kinds and reranker is not None:
         by_kind["reranker"] = [builder.reranked(first, reranker)]
-    return [system for kind in kinds for system in by_kind[kind]], documents
+    return [system for kind in kinds for system in by_kind[kind]]
 
 
 def _needed(kinds: Sequence[Kind], there: Sequence[Output]) -> tuple[Output, ...]:
@@ -113,8 +117,7 @@ def _needed(kinds: Sequence[Kind], there: Sequence[Output]) -> tuple[Output, ...
             wanted.add("sparse")
         if kind == "late_interaction":
             wanted.add("multi_vector")
-    needed = tuple(output for output in there if output in wanted)
-    return needed or tuple(there[:1])  # BM25 alone: lengths and what is cut come from the model's tokens
+    return tuple(output for output in there if output in wanted)
 
 
 class _Builder:
@@ -234,7 +237,8 @@ class _Builder:
         asked = list(self.queries.multi_vector)
         width = asked[0].shape[1]
         whole = tokens * sum(len(rows) for rows in asked) <= _FIRST_STAGE
-        max_sim = MaxSim(asked, self.documents.multi_vector)
+        vectors: Sequence[Floats] = self.documents.multi_vector
+        max_sim = MaxSim(asked, list(vectors) if tokens * width * 4 <= _IN_MEMORY else vectors)
         size = tokens * width * 2
         if whole:
             name, detail, search = "late interaction", "MaxSim with every document", max_sim.first_stage()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mgte_rag import EmbeddingModel, Encodings, InvalidOptionError, Reranker, __version__
+from mgte_rag import EmbeddingModel, InvalidOptionError, Reranker, __version__
 from mgte_rag.errors import shown
 from mgte_rag.types import Integers
 from mgte_training.evaluation.breakdown import bucket_of, by_part, count_tokens, in_order, length_buckets
@@ -143,7 +143,7 @@ class _Run:
         if options.sampled == "only":
             data = sampled_corpus(data, depth=options.sample_depth, language=options.language)
         tokens = count_tokens(data.documents, self.model)
-        systems, documents = self._systems(data)
+        systems = self._systems(data)
         rankings = self._rankings(data, systems)
         values = {name: measure(ranking, data) for name, ranking in rankings.items()}
         main = {name: each[MAIN] for name, each in values.items()}
@@ -163,7 +163,7 @@ class _Run:
             language=options.language or document_language(data),
             query_languages=dict(Counter(languages).most_common()),
             lengths={bucket: counted[bucket] for bucket in in_order(counted)},
-            truncated=float(documents.truncated.mean()),
+            truncated=float((tokens > self.model.max_length).mean()),
             systems=results,
             significance=significance(main),
             collection=self._collection(data, results, encode_ms),
@@ -173,7 +173,7 @@ class _Run:
             seconds=time.perf_counter() - started,
         )
 
-    def _systems(self, data: RetrievalSet) -> tuple[list[System], Encodings]:
+    def _systems(self, data: RetrievalSet) -> list[System]:
         return build_systems(
             data,
             self.model,
@@ -219,7 +219,7 @@ class _Run:
             return None
         depth = self.options.sample_depth
         sample = sampled_corpus(data, depth=depth, language=self.options.language)
-        rankings = self._rankings(sample, self._systems(sample)[0])
+        rankings = self._rankings(sample, self._systems(sample))
         figures = {name: float(measure(ranking, sample)[MAIN].mean()) for name, ranking in rankings.items()}
         return compare(data, sample, depth, {name: float(values.mean()) for name, values in full.items()}, figures)
 

@@ -12,6 +12,7 @@ EXTRAS = (
     ("qdrant", "qdrant-edge-py", "embedded document collections"),
     ("langchain", "langchain-core", "LangChain classes"),
     ("llama-index", "llama-index-core", "LlamaIndex classes"),
+    ("eval", "ir-measures", "measuring retrieval quality"),
 )
 
 

@@ -30,7 +30,7 @@ from mgte_training.evaluation.systems import (
 from qdrant_mgte.fusion import DEFAULT_K
 
 KINDS: tuple[Kind, ...] = ("bm25", "dense", "sparse", "fusion", "late_interaction", "reranker")
-# Query tokens times document tokens up to which late interaction looks at every document: some ten seconds on two cores.
+# Query tokens times document tokens up to which late interaction looks at every document: ten seconds on two cores.
 _FIRST_STAGE = 5e9
 # Bytes of token vectors that are held in memory; more are read from the disk each time.
 _IN_MEMORY = 2e9

@@ -298,6 +298,17 @@ ENGLISH = (
 )
 
 
+def test_a_model_with_dense_vectors_alone_is_measured_by_what_it_has(
+    docs_set: RetrievalSet, tiny_bert: Path, tmp_path: Path
+) -> None:
+    with EmbeddingModel.load(tiny_bert) as model:
+        found = evaluate(model, [docs_set.sample_queries(5)], options=Options(cache=tmp_path)).sets[0]
+        assert [each.name for each in found.systems] == ["BM25", "dense 32", "dense + BM25, rrf"]
+        assert found.collection is not None
+        assert [each.mode for each in found.collection.modes] == ["dense"]
+        assert found.truncated > 0.9  # it reads 32 tokens
+
+
 def test_a_system_or_size_that_is_not_to_be_had_is_an_error(
     docs_set: RetrievalSet, mini_fp32: EmbeddingModel, cache: Path, tiny_bert: Path
 ) -> None:

@@ -5,6 +5,13 @@
 >>> write_html(found, "report.html")                                                  # doctest: +SKIP
 """
 
+from mgte_rag.errors import MissingExtraError
+
+try:
+    import scipy as _scipy  # type: ignore[import-untyped]  # noqa: F401 - comes with the extra, through mteb
+except ImportError as error:
+    raise MissingExtraError("mteb", "mgte_training.evaluation") from error
+
 from mgte_training.evaluation.evaluate import SYSTEMS, Options, evaluate
 from mgte_training.evaluation.hub_sets import read_hub
 from mgte_training.evaluation.measures import MEASURES, Estimate

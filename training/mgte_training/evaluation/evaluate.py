@@ -16,7 +16,7 @@ from mgte_training.evaluation.build_systems import KINDS, build_systems, check_k
 from mgte_training.evaluation.cached_model import CachedModel, CachedReranker, default_cache
 from mgte_training.evaluation.collection_run import run_collection
 from mgte_training.evaluation.languages import document_language, query_languages
-from mgte_training.evaluation.lengths import length_variants
+from mgte_training.evaluation.lengths import check_lengths, length_variants
 from mgte_training.evaluation.measures import MAIN, Values, estimate, measure, significance
 from mgte_training.evaluation.ranking import Ranking
 from mgte_training.evaluation.results import (
@@ -96,6 +96,8 @@ def evaluate(
     options = options or Options()
     asked = None if options.systems is None else [kind for kind in options.systems if kind != COLLECTION]
     kinds = check_kinds(asked, model.outputs, reranker=reranker is not None)
+    if options.lengths is not None:
+        check_lengths(model, options.lengths)
     folder = options.cache or default_cache()
     cached = CachedModel(model, folder, show_progress=options.show_progress)
     scorer = None if reranker is None else CachedReranker(reranker, folder, show_progress=options.show_progress)

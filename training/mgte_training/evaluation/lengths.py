@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from mgte_rag import Encodings, InvalidOptionError, scoring
+from mgte_rag import EmbeddingModel, Encodings, InvalidOptionError, scoring
 from mgte_rag.types import Floats, Integers, Output
 from mgte_training.evaluation.breakdown import by_part, in_order, length_buckets
 from mgte_training.evaluation.build_systems import term_matrices
@@ -23,6 +23,21 @@ _BLOCK = 16 * 1024 * 1024
 Scores = Callable[[slice], Floats]
 
 
+def check_lengths(model: EmbeddingModel, lengths: Sequence[int]) -> None:
+    """Fail before hours of work, not after them.
+
+    Raises:
+        InvalidOptionError: a length that the model does not read, or a model with neither dense nor sparse vectors.
+    """
+    if not {"dense", "sparse"} & set(model.outputs):
+        raise InvalidOptionError(
+            f"quality by length is measured by dense and sparse vectors; the model {model.identity.name!r} has "
+            f"{', '.join(model.outputs)}"
+        )
+    for length in lengths:
+        model.encode_document([], max_length=length)
+
+
 def length_variants(
     data: RetrievalSet, model: CachedModel, tokens: Integers, lengths: Sequence[int] = ()
 ) -> list[LengthVariant]:
@@ -36,16 +51,8 @@ def length_variants(
         model: encodes documents cut and whole.
         tokens: of each whole document.
         lengths: to cut at, in tokens, markers included; none: halvings of what the model reads.
-
-    Raises:
-        InvalidOptionError: a length that the model does not read.
     """
     outputs: tuple[Output, ...] = tuple(output for output in ("dense", "sparse") if output in model.outputs)
-    if not outputs:
-        raise InvalidOptionError(
-            f"quality by length is measured by dense and sparse vectors; the model {model.identity.name!r} has "
-            f"{', '.join(model.outputs)}"
-        )
     wanted = sorted(set(lengths or _halvings(model.max_length)))
     queries = model.encode_query(data.queries, outputs=outputs)
     buckets = length_buckets(data, tokens)

@@ -15,7 +15,7 @@ from mgte_training.evaluation.retrieval_sets import RetrievalSet
 MEASURES = ("nDCG@10", "MRR@10", "R@100", "Success@5", "MAP@100")
 MAIN = "nDCG@10"
 _DEPTH = 100
-_SAMPLES = 2_000
+_SAMPLES = 1_000
 
 Values = NDArray[np.float64]
 

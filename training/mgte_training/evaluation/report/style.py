@@ -57,5 +57,9 @@ summary { cursor: pointer; }
 details ol, details ul { margin: .2rem 0 .8rem; padding-left: 1.4rem; font-size: .875rem; }
 details h5 { margin: .7rem 0 0; font-size: .85rem; }
 li.relevant { color: var(--good); }
+@media (max-width: 600px) {
+  th, td { padding: .35rem .4rem; }
+  td.name { white-space: normal; min-width: 7.5rem; }
+}
 .warning { border-left: 3px solid var(--c1); padding-left: .7rem; }
 """

@@ -43,7 +43,7 @@ def query_languages(data: RetrievalSet) -> list[str]:
 
 
 def _detect(text: str, among: set[str] | None = None) -> str:
-    ranked = [_WRITTEN_ALIKE.get(language, language) for language, _ in _identifier().rank(text)]
+    ranked: list[str] = [_WRITTEN_ALIKE.get(language, language) for language, _ in _identifier().rank(text)]
     return next((language for language in ranked if among is None or language in among), ranked[0])
 
 

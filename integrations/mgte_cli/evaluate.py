@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mgte_cli.demo import positive
+from mgte_cli.arguments import positive
 from mgte_rag import InvalidOptionError
 
 if TYPE_CHECKING:

@@ -1,0 +1,232 @@
+"""Domain fine-tuning from a folder of documents to a model and its figures; what was done is never done again."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mgte_rag import EmbeddingModel, Reranker
+from mgte_rag.errors import InvalidOptionError
+from mgte_training.data import Example, Source, SourceData, example_to_row
+from mgte_training.domain.comparison import Comparison, compare, measure, measure_reranker
+from mgte_training.domain.documents import read_documents
+from mgte_training.domain.forgetting import choose_share, write_mixture
+from mgte_training.domain.judged import Judged
+from mgte_training.domain.options import TuningOptions
+from mgte_training.domain.pairs import Asked, Pairs, make_pairs
+from mgte_training.domain.plot import draw
+from mgte_training.domain.recipes import model_recipe, reranker_recipe
+from mgte_training.domain.stored import stored, write_text
+from mgte_training.finetune.run import run_recipe
+from mgte_training.negatives import MiningOptions, mine
+
+SETTINGS, EXAMPLES, MINED, RUN, MODEL, RERANKER = (
+    "tuning.json", "examples.jsonl", "mined.jsonl", "run", "model", "reranker")  # fmt: skip
+REPORT, PLOT = "report.txt", "comparison.svg"
+
+HELD_OUT = "held-out documents"
+CHOSEN_ON = "other set, half that the share was chosen on"
+NOT_CHOSEN_ON = "other set, the other half"
+RERANKED = "best results of held-out queries, reranked"
+
+# Sections just below the best are the hardest that are probably no answers: as a rule within this of the answer's score.
+_RANKS = (0, 50)
+_RELATIVE_MARGIN = 0.05
+# Held-out queries whose best results a reranker is measured on.
+_RERANKED = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a domain fine-tuning has made.
+
+    Attributes:
+        folder: of the model, for ``EmbeddingModel.load`` and everything that takes a model's name.
+        reranker: of the reranker, for ``Reranker.load``; None where none was asked for.
+        share: of the tuned weights in the model; the rest are the base's.
+        comparisons: before and after by title, those below: always on the held-out documents, on both halves of the
+            other set where there is one, and of the ranking before and after the reranker.
+        plot: a picture of them.
+        report: the same in words.
+    """
+
+    folder: Path
+    reranker: Path | None
+    share: float
+    comparisons: Mapping[str, Comparison]
+    plot: Path
+    report: str
+
+
+def tune(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    other: Judged | None = None,
+    options: TuningOptions | None = None,
+    show_progress: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Tuned:
+    """Fine-tune a model on a folder of documents and compare it with what it was.
+
+    Headings become queries for their sections; a share of the documents is held out with all of theirs. Negatives are
+    mined with the model itself among the other documents' sections. All outputs are trained together. The result is
+    mixed with the base model so far that on another set no way of searching loses more than the bound, which is checked
+    on a half of that set and reported on the other. Stopped at any moment, the same call goes on where it was.
+
+    Args:
+        folder: with documents; ``read_documents`` says in which formats.
+        out: folder of all results: the model in "model", report.txt, comparison.svg.
+        other: what forgetting is measured on; None takes the tuned weights as they are and measures none.
+        options: what is done; None is the defaults.
+        show_progress: draw progress bars on standard error.
+        say: told what happens, in sentences.
+
+    Raises:
+        MissingExtraError: a package that training needs is not installed.
+        DataError: no documents, or none with headings.
+        InvalidOptionError: ``out`` has a finished run, or one of other documents or options.
+    """
+    options, say = options or TuningOptions(), say or (lambda _: None)
+    out, tuned = Path(out), Path(out) / RUN / MODEL
+    pairs = _read(folder, options, say)
+    train, asked = pairs.split(options.held_out, options.seed)
+    held_out = Judged.of_sections(asked, pairs.sections)
+    halves = None if other is None else other.halves(options.seed)
+    with EmbeddingModel.load(options.model) as base:
+        _claim(out, base, pairs, other, options)
+        say(f"{len(train):,} queries to train on, {len(asked):,} held out")
+        before = stored(out / "before.npz", lambda: measure(base, held_out, show_progress=show_progress))
+        mined = _mined(out, base, train, pairs, options, show_progress, say)
+        recipe = model_recipe(base, options, mined)
+        remembered = [stored(out / f"other-before-{i}.npz", lambda half=half: measure(base, half))
+                      for i, half in enumerate(halves or ())]  # fmt: skip
+    if not tuned.exists():
+        run_recipe(recipe, tuned.parent, show_progress=show_progress, say=say)
+    share, panels = 1.0, {}
+    if halves is not None:
+        share, panels[CHOSEN_ON] = choose_share(
+            options.model, tuned, halves[0], remembered[0], bound=options.forgetting, folder=out / "mixed", say=say
+        )
+    if not (out / MODEL).exists():
+        write_mixture(options.model, tuned, share, out / MODEL)
+    with EmbeddingModel.load(str(out / MODEL)) as model:
+        after = stored(out / "after.npz", lambda: measure(model, held_out, show_progress=show_progress))
+        panels = {HELD_OUT: compare(before, after, held_out)} | panels
+        if halves is not None:
+            rest = stored(out / "other-after-1.npz", lambda: measure(model, halves[1]))
+            panels[NOT_CHOSEN_ON] = compare(remembered[1], rest, halves[1])
+        if options.reranker is not None:
+            panels[RERANKED] = _reranked(out, model, held_out, options, mined, show_progress, say)
+    reranker = None if options.reranker is None else out / RERANKER / MODEL
+    return Tuned(out / MODEL, reranker, share, panels, out / PLOT, _reported(out, share, panels))
+
+
+def _read(folder: str | Path, options: TuningOptions, say: Callable[[str], None]) -> Pairs:
+    documents = read_documents(folder)
+    pairs = make_pairs(documents.documents, min_words=options.min_words, questions=options.questions)
+    say(f"{len(documents.documents):,} documents, {documents.others:,} files of other formats")
+    for problem in documents.problems:
+        say(f"  not read: {problem}")
+    say(pairs.describe())
+    return pairs
+
+
+def _claim(out: Path, base: EmbeddingModel, pairs: Pairs, other: Judged | None, options: TuningOptions) -> None:
+    """Make the folder of this tuning, or find that it is this one's."""
+    texts = json.dumps([pairs.sections, [asdict(each) for each in pairs.asked]])
+    content = {
+        "options": asdict(options),
+        "model": base.identity.fingerprint,
+        "documents": hashlib.sha256(texts.encode()).hexdigest(),
+        "other": None if other is None else hashlib.sha256(repr(other).encode()).hexdigest(),
+    }
+    text = json.dumps(content, indent=2, default=str, sort_keys=True)
+    path = out / SETTINGS
+    if (out / REPORT).exists():
+        raise InvalidOptionError(f"{out} has a finished run, see {out / REPORT}; give another folder")
+    if path.exists():
+        if path.read_text(encoding="utf-8") != text:
+            raise InvalidOptionError(
+                f"{path} is of other documents, options or another model; give another folder, or delete {out}"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise InvalidOptionError(f"{out} is not empty and no tuning of these documents; give another folder")
+    write_text(path, text)
+
+
+def _mined(
+    out: Path,
+    base: EmbeddingModel,
+    train: Sequence[Asked],
+    pairs: Pairs,
+    options: TuningOptions,
+    show_progress: bool,
+    say: Callable[[str], None],
+) -> Path:
+    """The training examples with negatives, none of them a section of a held-out document."""
+    if (out / MINED).exists():
+        return out / MINED
+    if not (out / EXAMPLES).exists():
+        rows = (example_to_row(Example(each.query, tuple(pairs.sections[place] for place in each.sections)))
+                for each in train)  # fmt: skip
+        write_text(out / EXAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    trained_on = {each.document for each in train}
+    corpus = [text for text, owner in zip(pairs.sections, pairs.owners, strict=True) if owner in trained_on]
+    count = max(options.negatives, options.reranker_negatives if options.reranker else 0)
+    report = mine(
+        base,
+        SourceData.read(Source("documents", str(out / EXAMPLES))),
+        corpus,
+        out / MINED,
+        options=MiningOptions(
+            rank_range=_RANKS,
+            count=count,
+            relative_margin=_RELATIVE_MARGIN,
+            max_length=options.max_length,
+            seed=options.seed,
+        ),
+        show_progress=show_progress,
+    )
+    say(f"{report.taken:,} negatives mined; {report.without:,} queries have none")
+    return out / MINED
+
+
+def _reranked(
+    out: Path,
+    model: EmbeddingModel,
+    held_out: Judged,
+    options: TuningOptions,
+    mined: Path,
+    show_progress: bool,
+    say: Callable[[str], None],
+) -> Comparison:
+    """Train the reranker, and compare the hybrid ranking with what it makes of it."""
+    folder = out / RERANKER
+    if not (folder / MODEL).exists():
+        run_recipe(reranker_recipe(options, mined, out / MODEL), folder, show_progress=show_progress, say=say)
+    places = sorted(
+        random.Random(options.seed).sample(range(len(held_out.queries)), min(_RERANKED, len(held_out.queries)))
+    )
+    some = held_out.picked(places)
+    with Reranker.load(str(folder / MODEL)) as reranker:
+        sides = [stored(out / f"reranked-{name}.npz", lambda each=each: measure_reranker(model, each, some))
+                 for name, each in (("before", None), ("after", reranker))]  # fmt: skip
+    return compare(sides[0], sides[1], some)
+
+
+def _reported(
+    out: Path,
+    share: float,
+    panels: Mapping[str, Comparison],
+) -> str:
+    """Write the picture and the report; the report, which comes last and marks the run as finished."""
+    draw(panels, out / PLOT)
+    parts = [f"{title}\n{comparison}" for title, comparison in panels.items()]
+    report = "\n\n".join([*parts, f"share of the tuned weights: {share:.0%}"])
+    write_text(out / REPORT, report + "\n")
+    return report

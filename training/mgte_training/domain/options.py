@@ -47,14 +47,14 @@ class TuningOptions:
     questions: str | None = None
     held_out: float = 0.2
     min_words: int = 12
-    max_pairs: int = 6000
+    max_pairs: int = 2000
     epochs: int = 1
     batch: int = 32
     negatives: int = 1
     reranker_negatives: int = 4
     max_length: int | None = 128
     query_length: int | None = 64
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-5
     reranker_learning_rate: float = 5e-5
     temperatures: Mapping[Output, float] = field(default_factory=lambda: dict(_TEMPERATURES))
     lora: LoRA | None = None

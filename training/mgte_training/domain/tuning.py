@@ -31,7 +31,7 @@ CHOSEN_ON = "other set, half that the share was chosen on"
 NOT_CHOSEN_ON = "other set, the other half"
 RERANKED = "best results of held-out queries, reranked"
 
-# Sections just below the best are the hardest that are probably no answers: as a rule within this of the answer's score.
+# Negatives are among the 50 best; what scores within 5 % of the answer may be an answer too.
 _RANKS = (0, 50)
 _RELATIVE_MARGIN = 0.05
 # Held-out queries whose best results a reranker is measured on.

@@ -1,0 +1,179 @@
+"""Training speed and memory beside sentence-transformers' trainer: same weights, pairs, batches, optimiser and steps.
+
+    python benchmarks/train.py [--batch 64] [--steps 12] [--rounds 2] [--bf16]
+
+all-MiniLM-L6-v2 in fp32 (``--bf16``: autocast, both) on docstrings of Python's standard library of all lengths up to
+256 tokens, InfoNCE over the batch at temperature 0.05 (their MultipleNegativesRankingLoss at scale 20), AdamW, no
+dropout. Each run is a process of its own, whose largest resident memory is its peak; the engines take turns. A run's
+speed is that of its median step, the first two not counted; the best run of each counts. The last loss says that both
+have trained alike.
+"""
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from machine import describe
+
+from mgte_cli.stdlib_docs import collect
+from mgte_rag.checkpoints import find_model
+
+ENGINES = ("sentence-transformers", "mgte-rag")
+_WARM_UP = 2
+
+
+@dataclass
+class Batches:
+    """The pairs in the order in which both train on them."""
+
+    pairs: list[tuple[str, str]]
+    size: int
+
+    @property
+    def steps(self) -> int:
+        """How many batches."""
+        return len(self.pairs) // self.size
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Any:
+        """A batch as this project's trainer takes it."""
+        from mgte_training.data import TrainingBatch
+
+        some = self.pairs[step * self.size : (step + 1) * self.size]
+        return TrainingBatch(
+            source="docstrings",
+            queries=[query for query, _ in some],
+            groups=[[document] for _, document in some],
+            scores=None,
+            same=None,
+            query_prompt=None,
+            document_prompt=None,
+            in_batch_negatives=True,
+            sub_batch=self.size,
+        )
+
+
+def main() -> None:
+    """Run each engine in processes of its own, in turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.engine is not None:
+        print(json.dumps(run(options.engine, options.batch, options.steps, bf16=options.bf16)))
+        return
+    results: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
+    for _ in range(options.rounds):
+        for engine in ENGINES:
+            command = [sys.executable, __file__, *sys.argv[1:], "--engine", engine]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            results[engine].append(json.loads(done.stdout.splitlines()[-1]))
+    print(f"{describe()}\n{'bf16 autocast' if options.bf16 else 'fp32'}, batches of {options.batch} pairs, "
+          f"{options.steps} steps, {options.rounds} rounds\n")  # fmt: skip
+    slowest = min(each["seconds"] for each in results[ENGINES[0]])
+    for engine, runs in results.items():
+        best = min(runs, key=lambda each: each["seconds"])
+        print(f"{engine:24} {options.batch / best['seconds']:7.1f} pairs/s  {slowest / best['seconds']:5.2f}x  "
+              f"{min(each['peak'] for each in runs):6.0f} MB  last loss {best['loss']:.4f}")  # fmt: skip
+
+
+def run(engine: str, size: int, steps: int, *, bf16: bool) -> dict[str, float]:
+    """Train, and measure: seconds of the median step, peak memory in MB, the last loss."""
+    entries = [entry for entry in collect() if entry.signature]
+    pairs = [(f"{entry.name}{entry.signature}", entry.text) for entry in entries]
+    random.Random(0).shuffle(pairs)
+    batches = Batches(pairs[: size * steps], size)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = {
+            "output_dir": folder,
+            "per_device_train_batch_size": size,
+            "num_train_epochs": 1,
+            "learning_rate": 2e-5,
+            "optim": "adamw_torch",
+            "max_grad_norm": 1.0,
+            "bf16": bf16,
+            "use_cpu": True,
+            "save_strategy": "no",
+            "report_to": "none",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "seed": 0,
+        }
+        make = _ours if engine == "mgte-rag" else _theirs
+        trainer = make(batches, arguments)
+        times = _step_times(trainer)
+        trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux
+    return {"seconds": statistics.median(times[_WARM_UP:]), "peak": peak, "loss": float(losses[-1])}
+
+
+def _ours(batches: Batches, arguments: dict[str, Any]) -> Any:
+    from transformers import TrainingArguments
+
+    from mgte_training.finetune.objective import HeadLoss, Objective
+    from mgte_training.finetune.trainable import TrainableModel
+    from mgte_training.finetune.trainer import ModelTrainer
+
+    objective = Objective(heads={"dense": HeadLoss(temperature=0.05)})
+    return ModelTrainer(TrainableModel.open(device="cpu"), TrainingArguments(**arguments), batches, objective)
+
+
+def _theirs(batches: Batches, arguments: dict[str, Any]) -> Any:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+    from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from torch.utils.data import BatchSampler, SequentialSampler
+
+    model = SentenceTransformer(str(find_model(None).path), device="cpu")
+    model.max_seq_length = 256
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    queries, documents = zip(*batches.pairs, strict=True)
+    in_order = lambda dataset, batch_size, drop_last, **_: BatchSampler(  # noqa: E731
+        SequentialSampler(dataset), batch_size, drop_last
+    )
+    return SentenceTransformerTrainer(
+        model=model,
+        args=Arguments(**arguments, batch_sampler=in_order),
+        train_dataset=Dataset.from_dict({"anchor": queries, "positive": documents}),
+        loss=MultipleNegativesRankingLoss(model, scale=20.0),
+    )
+
+
+def _step_times(trainer: Any) -> list[float]:
+    """Seconds from one step's end to the next; filled while the trainer trains."""
+    from transformers import TrainerCallback
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        last = 0.0
+
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.last = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            now = time.perf_counter()
+            times.append(now - self.last)
+            self.last = now
+
+    trainer.add_callback(Clock())
+    return times
+
+
+if __name__ == "__main__":
+    main()

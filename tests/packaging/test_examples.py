@@ -18,6 +18,7 @@ def test_every_example_is_run_here() -> None:
         "03_qdrant_hybrid.py",
         "04_long_documents.py",
         "05_late_interaction.py",
+        "06_domain_finetuning.py",
     ]
 
 
@@ -86,3 +87,13 @@ def test_late_interaction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "pattern ~ pattern" in printed
     assert printed.count("MaxSim") == 2
     assert "glob" in printed.split("in a collection, every document compared")[1].splitlines()[1]
+
+
+def test_domain_fine_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "06_domain_finetuning.py"))["main"](None, tmp_path)
+    printed = capsys.readouterr().out
+    assert "10 documents" in printed
+    assert "held-out documents" in printed
+    assert "late interaction   nDCG@10" in printed
+    assert (tmp_path / "tuned" / "comparison.svg").is_file()
+    assert printed.split("\n? ")[1].count("The module ") == 3

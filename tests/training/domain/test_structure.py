@@ -75,14 +75,14 @@ def test_html_headings_are_read_and_scripts_and_navigation_are_not() -> None:
     <h2>Sleep</h2>Long<footer>imprint</footer></body>"""
     assert outline_html(text) == Outline(
         "Cats & dogs",
-        (Section("", "They eat."), Section("Food", "Meat\n\nFish"), Section("Sleep", "Long")),
+        (Section("", "They eat."), Section("Food", "Meat\nFish"), Section("Sleep", "Long")),
     )
 
 
 def test_broken_html_loses_no_text() -> None:
     outline = outline_html("<h2>Never closed<p>text</h2></div><h3>Next</h3>more <unknown>words")
     assert "text" in outline.title + "".join(section.heading + section.text for section in outline.sections)
-    assert outline.sections[-1] == Section("Next", "more \nwords")
+    assert outline.sections[-1] == Section("Next", "more\nwords")
 
 
 def test_html_without_headings_takes_its_title_element() -> None:

@@ -2,10 +2,10 @@
 
     python examples/06_domain_finetuning.py [documents] [out]
 
-Headings become queries for their sections; a fifth of the documents is held out, and the report compares the model with
-what it was on these, and on another set for what it has forgotten. Then the LangChain retriever searches with it. Without
-a folder a small slice of the standard library's documentation is taken: a minute, which shows how it goes and little
-more. ``mgte-rag tune`` does the same on the command line, with all options.
+Headings become queries for their sections; a fifth of the documents is held out, and the report compares the model
+with what it was on these, and on another set for what it has forgotten. Then the LangChain retriever searches with it.
+Without a folder a small slice of the standard library's documentation is taken: a minute, which shows how it goes and
+little more. ``mgte-rag tune`` does the same on the command line, with all options.
 """
 
 import random

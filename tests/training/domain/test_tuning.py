@@ -195,5 +195,5 @@ def test_a_set_in_the_beir_layout_is_read_and_its_faults_are_named(tmp_path: Pat
     with pytest.raises(DataError, match=r"qrels\.tsv:2"):
         read_beir(folder)
     (folder / "qrels.tsv").unlink()
-    with pytest.raises(DataError, match="neither qrels.tsv"):
+    with pytest.raises(DataError, match=r"neither qrels\.tsv"):
         read_beir(folder)

@@ -176,7 +176,7 @@ def test_bad_input_is_an_error_that_says_what_to_do(
     (tmp_path / "empty" / "b.md").write_text("# Only a heading")
     with pytest.raises(DataError, match="at least two are needed"):
         tune(tmp_path / "empty", tmp_path / "out", options=options())
-    for wrong in ({"held_out": 1.0}, {"batch": 1}, {"epochs": 0}, {"forgetting": -0.1}):
+    for wrong in ({"held_out": 1.0}, {"batch": 1}, {"epochs": 0}, {"forgetting": -0.1}, {"temperatures": {}}):
         with pytest.raises(InvalidOptionError, match=next(iter(wrong))):
             options(**wrong)
 

@@ -72,6 +72,10 @@ class TuningOptions:
                 raise InvalidOptionError(f"{option}={getattr(self, option)!r}; it is a whole number above 0")
         if self.batch < 2:
             raise InvalidOptionError(f"batch={self.batch!r}; at least 2, since the others' sections are the negatives")
+        if set(self.temperatures) != set(_TEMPERATURES):
+            raise InvalidOptionError(
+                f"temperatures={dict(self.temperatures)!r}; one for each of {', '.join(_TEMPERATURES)} is needed"
+            )
         if not 0 < self.held_out < 1:
             raise InvalidOptionError(f"held_out={self.held_out!r}; a share above 0 and below 1")
         if not 0 <= self.forgetting <= 1:

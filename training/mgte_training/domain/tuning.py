@@ -5,10 +5,12 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from mgte_rag import EmbeddingModel, Reranker
-from mgte_rag.errors import InvalidOptionError
+from mgte_rag.errors import InvalidOptionError, MissingExtraError
 from mgte_training.data import Example, Source, SourceData, example_to_row
 from mgte_training.domain.comparison import Comparison, compare, measure, measure_reranker
 from mgte_training.domain.documents import read_documents
@@ -89,6 +91,9 @@ def tune(
         DataError: no documents, or none with headings.
         InvalidOptionError: ``out`` has a finished run, or one of other documents or options.
     """
+    for package in ("transformers", "accelerate", "matplotlib"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "domain fine-tuning")
     options, say = options or TuningOptions(), say or (lambda _: None)
     out, tuned = Path(out), Path(out) / RUN / MODEL
     pairs = _read(folder, options, say)
@@ -101,11 +106,11 @@ def tune(
         before = stored(out / "before.npz", lambda: measure(base, held_out, show_progress=show_progress))
         mined = _mined(out, base, train, pairs, options, show_progress, say)
         recipe = model_recipe(base, options, mined)
-        remembered = [stored(out / f"other-before-{i}.npz", lambda half=half: measure(base, half))
+        remembered = [stored(out / f"other-before-{i}.npz", partial(measure, base, half))
                       for i, half in enumerate(halves or ())]  # fmt: skip
     if not tuned.exists():
         run_recipe(recipe, tuned.parent, show_progress=show_progress, say=say)
-    share, panels = 1.0, {}
+    share, panels = 1.0, dict[str, Comparison]()
     if halves is not None:
         share, panels[CHOSEN_ON] = choose_share(
             options.model, tuned, halves[0], remembered[0], bound=options.forgetting, folder=out / "mixed", say=say
@@ -214,16 +219,12 @@ def _reranked(
     )
     some = held_out.picked(places)
     with Reranker.load(str(folder / MODEL)) as reranker:
-        sides = [stored(out / f"reranked-{name}.npz", lambda each=each: measure_reranker(model, each, some))
+        sides = [stored(out / f"reranked-{name}.npz", partial(measure_reranker, model, each, some))
                  for name, each in (("before", None), ("after", reranker))]  # fmt: skip
     return compare(sides[0], sides[1], some)
 
 
-def _reported(
-    out: Path,
-    share: float,
-    panels: Mapping[str, Comparison],
-) -> str:
+def _reported(out: Path, share: float, panels: Mapping[str, Comparison]) -> str:
     """Write the picture and the report; the report, which comes last and marks the run as finished."""
     draw(panels, out / PLOT)
     parts = [f"{title}\n{comparison}" for title, comparison in panels.items()]

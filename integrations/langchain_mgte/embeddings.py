@@ -1,20 +1,21 @@
 """Dense vectors for LangChain."""
 
 import contextlib
+import threading
 import weakref
-from functools import cached_property
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
 
 from langchain_mgte.settings import EmbeddingSettings, check_question, check_texts
 from mgte_rag import Encodings, MGTEError
+from mgte_rag.async_calls import in_thread
 from mgte_rag.output_view import OutputView
-from mgte_rag.types import Output
 
 # Adapters not used yet, by identity. Whichever of one model is used first opens the views of all, so that already its
 # first pass computes for the others.
 _UNUSED: weakref.WeakValueDictionary[int, "EncodingSettings"] = weakref.WeakValueDictionary()
+_OPENING = threading.RLock()
 
 
 class EncodingSettings(EmbeddingSettings):
@@ -29,23 +30,33 @@ class EncodingSettings(EmbeddingSettings):
     show_progress: bool = False
     """Draw a progress bar while documents are embedded."""
 
-    @cached_property
+    @property
     def view(self) -> OutputView:
         """The model's output that this object gives, which shares forward passes with its other outputs."""
-        raise NotImplementedError
+        return vars(self).get("view") or self._open()
 
     def model_post_init(self, context: Any, /) -> None:
         """Wait for the first use."""
         _UNUSED[id(self)] = self
 
-    def _open(self, output: Output, dim: int | None = None) -> OutputView:
-        _UNUSED.pop(id(self), None)
-        view = self.model.view(output, dim=dim)
-        for other in list(_UNUSED.values()):
-            if (other.source, other._loading()) == (self.source, self._loading()):
-                with contextlib.suppress(MGTEError):  # its own user is told
-                    _ = other.view
-        return view
+    def _open(self) -> OutputView:
+        _ = self.model  # loaded before the lock: others do not wait for it
+        with _OPENING:
+            if "view" not in vars(self):
+                _UNUSED.pop(id(self), None)
+                vars(self)["view"] = self._new_view()
+                waiting = [other for reference in _UNUSED.valuerefs() if (other := reference()) is not None]
+                for other in waiting:
+                    if (other.source, other._loading()) == (self.source, self._loading()):
+                        del _UNUSED[id(other)]
+                        vars(other).setdefault("model", self.model)
+                        with contextlib.suppress(MGTEError):  # its own user is told
+                            vars(other)["view"] = other._new_view()
+            view: OutputView = vars(self)["view"]
+            return view
+
+    def _new_view(self) -> OutputView:
+        raise NotImplementedError
 
     def _for_documents(self) -> dict[str, Any]:
         return {"prompt": self.document_prompt, "max_length": self.max_length, "show_progress": self.show_progress}
@@ -65,10 +76,8 @@ class MGTEEmbeddings(EncodingSettings, Embeddings):
     dim: int | None = None
     """Components of the vectors, one of the model's sizes; None is all of them."""
 
-    @cached_property
-    def view(self) -> OutputView:
-        """The model's dense output, which shares forward passes with its other outputs."""
-        return self._open("dense", self.dim)
+    def _new_view(self) -> OutputView:
+        return self.model.view("dense", dim=self.dim)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """One vector per text."""
@@ -82,13 +91,11 @@ class MGTEEmbeddings(EncodingSettings, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """``embed_documents`` without blocking the event loop."""
-        check_texts(texts)
-        return _rows(await self.view.aencode_document(texts, **self._for_documents()))
+        return await in_thread(self.embed_documents, texts)
 
     async def aembed_query(self, text: str) -> list[float]:
         """``embed_query`` without blocking the event loop."""
-        check_question(text)
-        return _rows(await self.view.aencode_query(text, **self._for_query()))[0]
+        return await in_thread(self.embed_query, text)
 
 
 def _rows(encoded: Encodings) -> list[list[float]]:

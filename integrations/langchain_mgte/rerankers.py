@@ -9,6 +9,8 @@ from pydantic import Field
 
 from langchain_mgte.documents import check_documents, ranked
 from langchain_mgte.settings import RerankerSettings, check_question
+from mgte_rag.async_calls import in_thread
+from mgte_rag.types import Floats
 
 
 class MGTEReranker(RerankerSettings, BaseDocumentCompressor):
@@ -35,10 +37,11 @@ class MGTEReranker(RerankerSettings, BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
         """``compress_documents`` without blocking the event loop."""
-        check_question(query)
-        listed = check_documents(documents)
-        texts = [document.page_content for document in listed]
-        return ranked(listed, await self.model.arank(query, texts, top_k=self.top_n, max_length=self.max_length))
+        return await in_thread(self.compress_documents, documents, query)
+
+    def score(self, pairs: Sequence[tuple[str, str]], /) -> Floats:
+        """The raw logit of each pair, float32 [pairs]: what a collection's ``rerank=`` needs of a reranker."""
+        return self.model.score(pairs, max_length=self.max_length)
 
 
 class MGTECrossEncoder(RerankerSettings, BaseCrossEncoder):

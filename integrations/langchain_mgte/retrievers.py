@@ -172,7 +172,7 @@ class MGTERetriever(CollectionRetriever):
             "mode": self.mode,
             "fusion": self.fusion,
             "candidates": self.candidates,
-            "rerank": scoring_model(self.reranker),
+            "rerank": self.reranker,
             "rerank_candidates": self.rerank_candidates,
             "mmr": self.mmr,
             "score_threshold": self.score_threshold,
@@ -180,8 +180,3 @@ class MGTERetriever(CollectionRetriever):
 
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         return self._trace("mgte", self.collection.model.identity.name)
-
-
-def scoring_model(reranker: Scorer | None) -> Reranker | None:
-    """The core reranker behind what a caller gave."""
-    return reranker.model if isinstance(reranker, MGTEReranker) else reranker

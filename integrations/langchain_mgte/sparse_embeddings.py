@@ -1,12 +1,11 @@
 """Sparse vectors for langchain-qdrant."""
 
-from functools import cached_property
-
 from pydantic import BaseModel
 
 from langchain_mgte.embeddings import EncodingSettings
 from langchain_mgte.settings import check_question, check_texts
 from mgte_rag import Encodings
+from mgte_rag.async_calls import in_thread
 from mgte_rag.output_view import OutputView
 
 try:
@@ -30,10 +29,8 @@ class MGTESparseEmbeddings(EncodingSettings, SparseEmbeddings):
     langchain-qdrant need not be installed; where it is, this is one of its ``SparseEmbeddings``.
     """
 
-    @cached_property
-    def view(self) -> OutputView:
-        """The model's sparse output, which shares forward passes with its other outputs."""
-        return self._open("sparse")
+    def _new_view(self) -> OutputView:
+        return self.model.view("sparse")
 
     def embed_documents(self, texts: list[str]) -> list[SparseVector]:
         """One sparse vector per text."""
@@ -47,13 +44,11 @@ class MGTESparseEmbeddings(EncodingSettings, SparseEmbeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[SparseVector]:
         """``embed_documents`` without blocking the event loop."""
-        check_texts(texts)
-        return _vectors(await self.view.aencode_document(texts, **self._for_documents()))
+        return await in_thread(self.embed_documents, texts)
 
     async def aembed_query(self, text: str) -> SparseVector:
         """``embed_query`` without blocking the event loop."""
-        check_question(text)
-        return _vectors(await self.view.aencode_query(text, **self._for_query()))[0]
+        return await in_thread(self.embed_query, text)
 
 
 def _vectors(encoded: Encodings) -> list[SparseVector]:

@@ -7,7 +7,6 @@ from langchain_core.documents import Document
 from langchain_core.vectorstores import VectorStore
 
 from langchain_mgte.documents import from_hits
-from langchain_mgte.retrievers import scoring_model
 from langchain_mgte.settings import check_k
 from mgte_rag import InvalidOptionError
 from qdrant_mgte import Hit, HybridCollection
@@ -175,10 +174,7 @@ def _arguments(k: int, filter: Filter | None, options: Mapping[str, Any]) -> dic
         InvalidOptionError: k is below 1.
     """
     check_names(options.keys())
-    arguments = {**options, "limit": check_k(k), "filter": filter}
-    if "rerank" in options:
-        arguments["rerank"] = scoring_model(options["rerank"])
-    return arguments
+    return {**options, "limit": check_k(k), "filter": filter}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -88,6 +88,8 @@ def _fields(node: BaseNode, position: int) -> dict[str, Any]:
     """A node's fields without metadata, text and embedding."""
     try:
         fields: dict[str, Any] = node.model_dump(mode="json", exclude={"metadata", "embedding", "text"})
+        if isinstance(node, IndexNode):
+            fields["obj"] = node.to_dict()["obj"]  # the first releases of 0.14 write it down here alone
     except ValueError as error:  # pydantic's own are ValueErrors too
         raise InvalidDocumentError(
             f"nodes[{position}], {node.node_id!r}, cannot be written as JSON, nothing was stored: {error}"

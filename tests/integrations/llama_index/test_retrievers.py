@@ -120,7 +120,7 @@ def test_from_documents_opens_fills_and_resumes(tmp_path: Path) -> None:
 
 
 def test_a_piece_of_a_long_document_is_a_node_whose_source_it_is(tmp_path: Path) -> None:
-    story = "  The library opens at nine and closes at five. " * 60 + "Elephants never forget."
+    story = "".join(f"  Library {i} opens at nine and closes at five. " for i in range(60)) + "Elephants never forget."
     document = Document(text=story, id_="story", metadata={"kind": "tale"}, excluded_llm_metadata_keys=["kind"])
     with MGTERetriever.from_documents([document], location=tmp_path, similarity_top_k=1) as retriever:
         (best,) = retriever.retrieve("Which animal has a good memory?")

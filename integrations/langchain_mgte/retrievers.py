@@ -12,6 +12,7 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from pydantic import ConfigDict, Field, SkipValidation
 
 from langchain_mgte.documents import entries_of_documents, from_hits
+from langchain_mgte.embeddings import MGTEEmbeddings
 from langchain_mgte.models import encoding_model
 from langchain_mgte.rerankers import MGTEReranker
 from langchain_mgte.settings import check_k
@@ -136,7 +137,11 @@ class MGTERetriever(CollectionRetriever):
         check_k(k)
         entries = entries_of_documents(documents)
         collection = HybridCollection.from_documents(
-            entries, location, model=encoding_model(model), show_progress=show_progress
+            entries,
+            location,
+            model=encoding_model(model),
+            dim=model.dim if isinstance(model, MGTEEmbeddings) else None,
+            show_progress=show_progress,
         )
         try:
             return cls(collection=collection, k=k, filter=filter, mode=mode, reranker=reranker)

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from llama_index_mgte.embeddings_cache import SeparatedCache, embedding_a_query
 from llama_index_mgte.loading import TextOptions, warn_if_cut
 from mgte_rag import Encodings
+from mgte_rag.async_calls import in_thread
 from mgte_rag.output_view import OutputView
 from mgte_rag.types import Role
 
@@ -84,16 +85,16 @@ class MGTEEmbedding(TextOptions, BaseEmbedding):
         return self._documents(self.view.encode_document(texts, **self.document_options()))
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return _rows(await self.view.aencode_query(query, **self.query_options()))[0]
+        return await in_thread(self._get_query_embedding, query)
 
     async def _aget_text_embedding(self, text: str) -> list[float]:
-        return (await self._aget_text_embeddings([text]))[0]
+        return await in_thread(self._get_text_embedding, text)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._documents(await self.view.aencode_document(texts, **self.document_options()))
+        return await in_thread(self._get_text_embeddings, texts)
 
     def _documents(self, encoded: Encodings) -> list[list[float]]:
-        warn_if_cut(encoded, self.model, self.max_length)
+        warn_if_cut(encoded.truncated, self.model, self.max_length)
         return _rows(encoded)
 
 

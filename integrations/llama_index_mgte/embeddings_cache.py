@@ -11,6 +11,7 @@ from typing import Any
 
 from llama_index.core.storage.kvstore.types import DEFAULT_COLLECTION, BaseKVStore
 
+from mgte_rag.async_calls import in_thread
 from mgte_rag.types import Role
 
 _role: ContextVar[Role] = ContextVar("role", default="document")
@@ -52,7 +53,7 @@ class SeparatedCache(BaseKVStore):
 
     async def aput(self, key: str, val: dict[str, Any], collection: str = DEFAULT_COLLECTION) -> None:
         """Keep a value."""
-        await self.store.aput(key, val, self._named(collection))
+        await self.store.aput(key, val, await in_thread(self._named, collection))
 
     def get(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
         """The value kept, or None."""
@@ -60,7 +61,7 @@ class SeparatedCache(BaseKVStore):
 
     async def aget(self, key: str, collection: str = DEFAULT_COLLECTION) -> dict[str, Any] | None:
         """The value kept, or None."""
-        return await self.store.aget(key, self._named(collection))
+        return await self.store.aget(key, await in_thread(self._named, collection))
 
     def get_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
         """All that is kept."""
@@ -68,7 +69,7 @@ class SeparatedCache(BaseKVStore):
 
     async def aget_all(self, collection: str = DEFAULT_COLLECTION) -> dict[str, dict[str, Any]]:
         """All that is kept."""
-        return await self.store.aget_all(self._named(collection))
+        return await self.store.aget_all(await in_thread(self._named, collection))
 
     def delete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         """Forget a value; whether it was there."""
@@ -76,7 +77,7 @@ class SeparatedCache(BaseKVStore):
 
     async def adelete(self, key: str, collection: str = DEFAULT_COLLECTION) -> bool:
         """Forget a value; whether it was there."""
-        return await self.store.adelete(key, self._named(collection))
+        return await self.store.adelete(key, await in_thread(self._named, collection))
 
 
 def _as_it_is(store: BaseKVStore) -> BaseKVStore:

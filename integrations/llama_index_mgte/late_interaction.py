@@ -1,11 +1,9 @@
 """Late interaction as the first stage: over a collection, or over nodes without any store."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
@@ -14,10 +12,10 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from llama_index_mgte.filters import to_filter
 from llama_index_mgte.loading import warn_if_cut
 from llama_index_mgte.nodes import check_nodes, scored
-from llama_index_mgte.retrievers import check_top_k, query_text
-from mgte_rag import EmbeddingModel, Encodings, UnsupportedOutputError
+from llama_index_mgte.retrievers import check_collection, check_top_k, query_text
+from mgte_rag import EmbeddingModel, UnsupportedOutputError
 from mgte_rag.async_calls import in_thread
-from mgte_rag.types import Floats
+from mgte_rag.late_interaction import LateInteractionIndex
 from qdrant_mgte import HybridCollection
 
 
@@ -36,9 +34,12 @@ class MGTELateInteractionRetriever(BaseRetriever):
         callback_manager: LlamaIndex's own.
 
     Raises:
+        InputTypeError: the collection is none.
         UnsupportedOutputError: the collection has no token vectors.
         InvalidOptionError: similarity_top_k is below 1, or filters of another kind.
     """
+
+    _nodes: Sequence[BaseNode] = ()
 
     def __init__(
         self,
@@ -49,13 +50,13 @@ class MGTELateInteractionRetriever(BaseRetriever):
         filters: MetadataFilters | Mapping[str, Any] | None = None,
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        if "multi_vector" not in collection.outputs:
+        if "multi_vector" not in check_collection(collection).outputs:
             raise UnsupportedOutputError(
                 f"the collection {collection.location} stores {', '.join(collection.outputs)}; late interaction needs "
                 f"multi_vector. Store it: HybridCollection.open(..., outputs=None) keeps all that the model has"
             )
         self.similarity_top_k = check_top_k(similarity_top_k)
-        self._searched: HybridCollection | _EncodedNodes = collection
+        self._searched: HybridCollection | LateInteractionIndex = collection
         self._options: dict[str, Any] = {
             "mode": "late_interaction",
             "candidates": candidates,
@@ -97,7 +98,11 @@ class MGTELateInteractionRetriever(BaseRetriever):
         loaded = model if isinstance(model, EmbeddingModel) else EmbeddingModel.load(model)
         retriever = cls.__new__(cls)
         retriever.similarity_top_k = similarity_top_k
-        retriever._searched = _EncodedNodes.of(loaded, check_nodes(nodes), token_dim, show_progress)
+        retriever._nodes = check_nodes(nodes)
+        texts = [node.get_content(MetadataMode.EMBED) for node in retriever._nodes]
+        index = LateInteractionIndex(loaded, texts, token_dim=token_dim, show_progress=show_progress)
+        warn_if_cut(index.truncated, loaded)
+        retriever._searched = index
         BaseRetriever.__init__(retriever, callback_manager=callback_manager)
         return retriever
 
@@ -118,46 +123,8 @@ class MGTELateInteractionRetriever(BaseRetriever):
         text, searched = query_text(query_bundle), self._searched
         if isinstance(searched, HybridCollection):
             return scored(searched.search(text, limit=self.similarity_top_k, **self._options))
-        return searched.search(text, self.similarity_top_k)
+        best = searched.rank(text, top_k=self.similarity_top_k)
+        return [NodeWithScore(node=self._nodes[one.index], score=one.score) for one in best]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await in_thread(self._retrieve, query_bundle)
-
-
-def max_sim(model: EmbeddingModel, question: Encodings, documents: Encodings) -> Floats:
-    """Late interaction of one question with documents, summed over its tokens, float32 [documents].
-
-    Models may publish the mean. What a question reaches against itself tells: its number of tokens, or 1.
-    """
-    tokens = len((question.multi_vector or ())[0])
-    most = float(model.similarity(question, question).hybrid[0, 0])
-    scores: Floats = model.similarity(question, documents).hybrid[0] * np.float32(tokens / most)
-    return scores
-
-
-@dataclass(frozen=True, slots=True)
-class _EncodedNodes:
-    """Nodes with their token vectors."""
-
-    model: EmbeddingModel
-    nodes: list[BaseNode]
-    encoded: Encodings
-    token_dim: int | None
-
-    @classmethod
-    def of(cls, model: EmbeddingModel, nodes: list[BaseNode], token_dim: int | None, show_progress: bool) -> Self:
-        encoded = model.encode_document(
-            [node.get_content(MetadataMode.EMBED) for node in nodes],
-            outputs=("multi_vector",),
-            token_dim=token_dim,
-            show_progress=show_progress,
-        )
-        warn_if_cut(encoded, model)
-        return cls(model, nodes, encoded, token_dim)
-
-    def search(self, text: str, top_k: int) -> list[NodeWithScore]:
-        """The best nodes; equally good ones in their order."""
-        question = self.model.encode_query(text, outputs=("multi_vector",), token_dim=self.token_dim)
-        scores = max_sim(self.model, question, self.encoded)
-        best = np.argsort(-scores, kind="stable")[:top_k]
-        return [NodeWithScore(node=self.nodes[place], score=float(scores[place])) for place in best]

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mgte_rag import EmbeddingModel, Encodings, InvalidOptionError
+from mgte_rag import EmbeddingModel, InvalidOptionError
+from mgte_rag.types import Bools
 
 
 class LoadOptions(BaseModel):
@@ -87,9 +88,9 @@ class TextOptions(ModelOptions):
         return {"prompt": self.document_prompt, "max_length": self.max_length}
 
 
-def warn_if_cut(encoded: Encodings, model: EmbeddingModel, max_length: int | None = None) -> None:
+def warn_if_cut(truncated: Bools, model: EmbeddingModel, max_length: int | None = None) -> None:
     """Warn where the end of a document was not read."""
-    if encoded.truncated.any():
+    if truncated.any():
         warnings.warn(
             f"{model.identity.name!r} reads {max_length or model.max_length} tokens of a text; at least one document "
             f"is longer, and its end cannot be found. Cut documents smaller, SentenceSplitter(chunk_size=...), or take "

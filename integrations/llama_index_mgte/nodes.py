@@ -51,12 +51,14 @@ def to_documents(nodes: Iterable[BaseNode]) -> list[dict[str, Any]]:
     return [_to_document(node, position) for position, node in enumerate(check_nodes(nodes))]
 
 
-def check_nodes(nodes: Iterable[BaseNode]) -> list[BaseNode]:
+def check_nodes(nodes: Any) -> list[BaseNode]:
     """A list of the nodes.
 
     Raises:
         InputTypeError: something is no node; the message names its position.
     """
+    if isinstance(nodes, str | BaseNode) or not isinstance(nodes, Iterable):
+        raise InputTypeError(f"nodes must be a list of LlamaIndex documents or nodes, not {shown(nodes)}")
     listed = list(nodes)
     for position, node in enumerate(listed):
         if not isinstance(node, BaseNode):

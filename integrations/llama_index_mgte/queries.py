@@ -52,7 +52,8 @@ def search_options(
         options["mode"] = _MODES[query.mode]
     elif query.mode != VectorStoreQueryMode.DEFAULT:
         allowed = ", ".join(mode.name for mode in (VectorStoreQueryMode.DEFAULT, *_MODES, VectorStoreQueryMode.MMR))
-        raise InvalidOptionError(f"the query mode {query.mode.name} is not supported; there are {allowed}")
+        named = getattr(query.mode, "name", shown(query.mode))
+        raise InvalidOptionError(f"the query mode {named} is not supported; there are {allowed}")
     if query.mode in (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH) and query.sparse_top_k:
         options["limit"] = query.sparse_top_k
     if query.mode in (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID):
@@ -74,7 +75,14 @@ def needed_outputs(options: Mapping[str, Any], collection: HybridCollection) -> 
 
 
 def query_filter(query: VectorStoreQuery) -> dict[str, Any] | None:
-    """The filter of a query: its metadata filters, its documents and its nodes."""
+    """The filter of a query: its metadata filters, its documents and its nodes.
+
+    Raises:
+        InvalidOptionError: one string where ids belong.
+    """
+    for name in ("doc_ids", "node_ids"):
+        if isinstance(getattr(query, name), str):
+            raise InvalidOptionError(f"{name} must be a list of ids, not one string: {shown(getattr(query, name))}")
     ref_doc_ids = {REF_DOC_ID: list(query.doc_ids)} if query.doc_ids else {}
     node_ids = {"$id": list(query.node_ids)} if query.node_ids else {}
     return all_of(to_filter(query.filters), ref_doc_ids, node_ids)

@@ -4,7 +4,6 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from llama_index.core import instrumentation
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -12,10 +11,10 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from pydantic import Field
 
-from llama_index_mgte.late_interaction import max_sim
 from llama_index_mgte.loading import LoadOptions
 from mgte_rag import EmbeddingModel, InvalidOptionError, RankedDocument, Reranker
 from mgte_rag.async_calls import in_thread
+from mgte_rag.late_interaction import LateInteractionIndex
 
 _dispatcher = instrumentation.get_dispatcher(__name__)  # type: ignore[attr-defined]
 
@@ -142,13 +141,5 @@ class MGTELateInteractionReranker(_RankingPostprocessor):
         return self.model
 
     def _rank(self, query: str, texts: list[str]) -> list[RankedDocument]:
-        model = self.embedding_model
-        options: dict[str, Any] = {"outputs": ("multi_vector",), "token_dim": self.token_dim}
-        question = model.encode_query(query, **options)
-        documents = model.encode_document(texts, max_length=self.max_length, **options)
-        scores = max_sim(model, question, documents)
-        relevance = (scores / len((question.multi_vector or ())[0])).clip(0, 1)
-        order = np.argsort(-scores, kind="stable")
-        return [
-            RankedDocument(int(i), float(scores[i]), float(relevance[i]), bool(documents.truncated[i])) for i in order
-        ]
+        index = LateInteractionIndex(self.embedding_model, texts, token_dim=self.token_dim, max_length=self.max_length)
+        return index.rank(query)

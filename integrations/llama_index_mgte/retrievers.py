@@ -12,7 +12,7 @@ from llama_index.core.vector_stores.types import MetadataFilters
 
 from llama_index_mgte.filters import to_filter
 from llama_index_mgte.nodes import scored, to_documents
-from mgte_rag import EmbeddingModel, InvalidOptionError
+from mgte_rag import EmbeddingModel, InputTypeError, InvalidOptionError
 from mgte_rag.async_calls import in_thread
 from mgte_rag.errors import shown
 from qdrant_mgte import Fusion, HybridCollection, ScoringModel
@@ -40,6 +40,7 @@ class MGTERetriever(BaseRetriever):
         verbose: print what LlamaIndex retrieves recursively.
 
     Raises:
+        InputTypeError: the collection is none.
         InvalidOptionError: similarity_top_k is below 1, or filters of another kind.
     """
 
@@ -60,7 +61,7 @@ class MGTERetriever(BaseRetriever):
         objects: list[IndexNode] | None = None,
         verbose: bool = False,
     ) -> None:
-        self.collection = collection
+        self.collection = check_collection(collection)
         self.similarity_top_k = check_top_k(similarity_top_k)
         self.options: dict[str, Any] = {
             "mode": mode,
@@ -125,6 +126,20 @@ class MGTERetriever(BaseRetriever):
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return await in_thread(self._retrieve, query_bundle)
+
+
+def check_collection(collection: HybridCollection) -> HybridCollection:
+    """What a retriever searches.
+
+    Raises:
+        InputTypeError: it is none.
+    """
+    if not isinstance(collection, HybridCollection):
+        raise InputTypeError(
+            f"collection must be a HybridCollection, HybridCollection.open(...) or MGTEVectorStore(...).collection, "
+            f"not {shown(collection)}"
+        )
+    return collection
 
 
 def check_top_k(similarity_top_k: int) -> int:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from llama_index_mgte.loading import TextOptions, warn_if_cut
 from mgte_rag import Encodings, SparseVector
+from mgte_rag.async_calls import in_thread
 from mgte_rag.output_view import OutputView
 
 
@@ -53,16 +54,16 @@ class MGTESparseEmbedding(TextOptions, BaseSparseEmbedding):
         return _weights(self._documents(self.view.encode_document(texts, **self.document_options())))
 
     async def _aget_query_embedding(self, query: str) -> dict[int, float]:
-        return _weights(_vectors(await self.view.aencode_query(query, **self.query_options())))[0]
+        return await in_thread(self._get_query_embedding, query)
 
     async def _aget_text_embedding(self, text: str) -> dict[int, float]:
-        return (await self._aget_text_embeddings([text]))[0]
+        return await in_thread(self._get_text_embedding, text)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[dict[int, float]]:
-        return _weights(self._documents(await self.view.aencode_document(texts, **self.document_options())))
+        return await in_thread(self._get_text_embeddings, texts)
 
     def _documents(self, encoded: Encodings) -> list[SparseVector]:
-        warn_if_cut(encoded, self.model, self.max_length)
+        warn_if_cut(encoded.truncated, self.model, self.max_length)
         return _vectors(encoded)
 
 

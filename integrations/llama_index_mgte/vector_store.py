@@ -18,11 +18,12 @@ from qdrant_client import models
 
 from llama_index_mgte.filters import all_of, to_filter
 from llama_index_mgte.loading import ModelOptions, refuse_arguments
-from llama_index_mgte.nodes import REF_DOC_ID, to_documents, to_node, to_piece
+from llama_index_mgte.nodes import REF_DOC_ID, check_nodes, to_documents, to_node, to_piece
 from llama_index_mgte.queries import search_options
 from llama_index_mgte.vectors import VectorMaker
-from mgte_rag import InvalidOptionError
+from mgte_rag import InputTypeError, InvalidOptionError
 from mgte_rag.async_calls import in_thread
+from mgte_rag.errors import shown
 from mgte_rag.types import Output
 from qdrant_mgte import Hit, HybridCollection
 
@@ -119,14 +120,20 @@ class MGTEVectorStore(ModelOptions, BasePydanticVectorStore):
             InvalidDocumentError: a node cannot be stored, with the reason; the message says whether the others were.
         """
         refuse_arguments(add_kwargs, "add()")
-        nodes = list(nodes)
+        nodes = check_nodes(nodes)
         report = self.collection.upsert(self._vectors.documents(nodes, to_documents(nodes)))
         report.raise_for_rejected()
         return [node.node_id for node in nodes]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
-        """Delete the nodes of a document, and the document itself where it was stored as a node."""
+        """Delete the nodes of a document, and the document itself where it was stored as a node.
+
+        Raises:
+            InputTypeError: no id.
+        """
         refuse_arguments(delete_kwargs, "delete()")
+        if not isinstance(ref_doc_id, str):
+            raise InputTypeError(f"ref_doc_id must be the id of one document, not {shown(ref_doc_id)}")
         self.collection.delete(filter={REF_DOC_ID: ref_doc_id})
 
     def delete_nodes(
@@ -159,8 +166,11 @@ class MGTEVectorStore(ModelOptions, BasePydanticVectorStore):
         """The nodes that answer a query best, with raw scores.
 
         Raises:
+            InputTypeError: no ``VectorStoreQuery``.
             InvalidOptionError: a mode, an option or a filter that the collection does not have.
         """
+        if not isinstance(query, VectorStoreQuery):
+            raise InputTypeError(f"query must be VectorStoreQuery(query_str=...), not {shown(query)}")
         options = search_options(query, kwargs, self.collection, self.default_mode)
         hits = self.collection.search(self._vectors.question(query, options), **options)
         return VectorStoreQueryResult(

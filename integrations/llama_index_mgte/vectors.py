@@ -14,6 +14,7 @@ from mgte_rag import EmbeddingModel, Encodings, InvalidOptionError
 from mgte_rag.output_view import OutputView
 from mgte_rag.types import Output, Role
 from qdrant_mgte import HybridCollection
+from qdrant_mgte.encodings import dense_query
 
 # Nodes whose vectors are made together.
 _WINDOW = 256
@@ -79,9 +80,10 @@ class VectorMaker:
             raise InvalidOptionError(f"the mode {options['mode']} needs the query's text; give query_str")
         if not brings_dense:
             return query.query_str or ""
+        given = dense_query(query.query_embedding)
         made = self._encode([query.query_str or ""], "query", others)
         return Encodings(
-            dense=np.asarray([query.query_embedding], dtype=np.float32),
+            dense=given.dense,
             sparse=made.sparse,
             multi_vector=made.multi_vector,
             truncated=made.truncated,
@@ -101,7 +103,7 @@ class VectorMaker:
             made[name] = view.encode_query(texts) if role == "query" else view.encode_document(texts)
         first = made[outputs[0]]
         if role == "document" and isinstance(self._model, EmbeddingModel):
-            warn_if_cut(first, self._model)
+            warn_if_cut(first.truncated, self._model)
         return Encodings(
             truncated=first.truncated,
             token_counts=first.token_counts,

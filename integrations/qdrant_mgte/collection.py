@@ -116,6 +116,7 @@ class HybridCollection:
         location: str | Path,
         *,
         model: EncodingModel,
+        dim: int | None = None,
         split: bool | Splitting = True,
         show_progress: bool = False,
     ) -> Self:
@@ -125,7 +126,7 @@ class HybridCollection:
             InvalidDocumentError: a document cannot be stored, with the reason; the others were stored, and the
                 collection is closed again.
         """
-        collection = cls.open(location, model=model)
+        collection = cls.open(location, model=model, dim=dim)
         try:
             report = collection.upsert(documents, split=split, show_progress=show_progress)
             report.raise_for_rejected()

@@ -106,6 +106,8 @@ class CollectionFolder:
                 f"the collection {self.path} is open in another process, and one process at a time may have it. "
                 f"Close it there, answer both from one process, or copy the folder."
             ) from None
+        except FileExistsError:
+            raise CollectionError(f"cannot open {self.path} as a collection: it is a file; give a folder") from None
         except OSError as error:
             raise CollectionError(f"cannot open {self.path} as a collection: {error}") from error
         return lock

@@ -100,7 +100,7 @@ class Search:
             all_scores=all_scores,
             exact=exact,
         )
-        if rerank is not None and not hasattr(rerank, "score"):
+        if rerank is not None and (not hasattr(rerank, "score") or isinstance(rerank, type)):
             raise InvalidOptionError(f"rerank must be a loaded reranker, Reranker.load(...), not {shown(rerank)}")
         if mmr is not None:
             if not isinstance(mmr, int | float) or isinstance(mmr, bool) or not 0 <= mmr <= 1:

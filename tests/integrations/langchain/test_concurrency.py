@@ -1,15 +1,23 @@
 """Many callers at once: every one gets its own answer, in order, and the event loop goes on."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from langchain_core.documents import Document
 
-from langchain_mgte import MGTEEmbeddings, MGTERetriever, MGTESparseEmbeddings
-from mgte_rag import EmbeddingModel
+from langchain_mgte import (
+    MGTEEmbeddings,
+    MGTELateInteractionReranker,
+    MGTEReranker,
+    MGTERetriever,
+    MGTESparseEmbeddings,
+)
+from mgte_rag import EmbeddingModel, Reranker
 from qdrant_mgte import HybridCollection
 
 CALLS = 64
@@ -64,6 +72,30 @@ async def test_64_parallel_ainvokes_answer_in_order_and_never_block_the_event_lo
         if gaps[-1] < LONGEST_GAP:
             return
     pytest.fail(f"the event loop stood still for {min(gaps) * 1000:.0f} ms at best")
+
+
+async def test_async_calls_load_the_model_beside_the_event_loop(
+    numbered: MGTERetriever, reranker_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading: list[threading.Thread] = []
+    for kind in (EmbeddingModel, Reranker):
+
+        def load(*arguments: Any, load: Callable[..., Any] = kind.load, **options: Any) -> Any:
+            loading.append(threading.current_thread())
+            return load(*arguments, **options)
+
+        monkeypatch.setattr(kind, "load", load)
+    documents = [Document("the cat")]
+    await MGTEEmbeddings().aembed_query("a")
+    await MGTEEmbeddings().aembed_documents(["a"])
+    await MGTESparseEmbeddings().aembed_query("a")
+    await MGTESparseEmbeddings().aembed_documents(["a"])
+    await MGTELateInteractionReranker().acompress_documents(documents, "a")
+    await MGTEReranker(model=reranker_folder).acompress_documents(documents, "a")
+    reranking = {"reranker": MGTEReranker(model=reranker_folder)}
+    await MGTERetriever(collection=numbered.collection, **reranking).ainvoke("a")
+    assert len(loading) == 7
+    assert threading.main_thread() not in loading
 
 
 async def test_64_parallel_embeddings_are_those_of_single_calls(mini_fp32: EmbeddingModel) -> None:

@@ -5,6 +5,8 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,37 @@ def test_any_number_of_adapters_on_one_model_cost_one_copy_of_the_weights(
 
 
 COPIES = [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy, copy.copy, lambda e: e.model_copy()]
+
+
+def test_hundreds_of_adapters_are_opened_by_the_first_that_is_used(mini: EmbeddingModel) -> None:
+    adapters = [kind() for kind in ADAPTERS for _ in range(200)]
+    adapters[0].embed_query("wings")
+    assert {id(adapter.view.model._engine) for adapter in adapters} == {id(mini._engine)}
+
+
+def test_adapters_that_threads_use_first_at_the_same_time_do_not_wait_for_each_other_for_ever(
+    mini: EmbeddingModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_view = EmbeddingModel.view
+
+    def slow(self: EmbeddingModel, *arguments: Any, **options: Any) -> Any:
+        time.sleep(0.01)
+        return open_view(self, *arguments, **options)
+
+    monkeypatch.setattr(EmbeddingModel, "view", slow)
+    adapters = [kind(model=mini) for kind in ADAPTERS for _ in range(4)]
+    start = threading.Barrier(len(adapters))
+
+    def use(adapter: Any) -> None:
+        start.wait()
+        adapter.embed_query("wings")
+
+    threads = [threading.Thread(target=use, args=(adapter,), daemon=True) for adapter in adapters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("copied", COPIES)

@@ -148,6 +148,11 @@ def test_the_package_needs_langchain_core_alone_of_all_of_langchain() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_no_class_takes_remote_code() -> None:
+    for name in langchain_mgte.__all__:
+        assert "trust_remote_code" not in inspect.signature(getattr(langchain_mgte, name)).parameters
+
+
 def test_every_public_name_can_be_imported() -> None:
     assert sorted(langchain_mgte.__all__) == langchain_mgte.__all__
     assert all(inspect.isclass(getattr(langchain_mgte, name)) for name in langchain_mgte.__all__)

@@ -104,10 +104,11 @@ async def test_async_calls_side_by_side_each_get_their_own_answer(retriever: MGT
     assert [documents[0].id for documents in answers] == asked
 
 
-def test_a_chain_streams_and_batches(retriever: MGTERetriever) -> None:
+async def test_a_chain_streams_and_batches(retriever: MGTERetriever) -> None:
     chain = retriever | RunnableLambda(lambda documents: documents[0].id)
     assert chain.batch(["asleep for long", "wings"]) == ["cat", "bird"]
-    assert list(chain.stream("gills")) == ["fish"]
+    assert await chain.abatch(["asleep for long", "wings"]) == ["cat", "bird"]
+    assert list(chain.stream("gills")) == [streamed async for streamed in chain.astream("gills")] == ["fish"]
 
 
 def test_tracing_names_the_model(retriever: MGTERetriever) -> None:
@@ -231,6 +232,16 @@ def test_a_reranker_sorts_by_its_logit_and_gives_its_sigmoid(
         MGTERetriever(collection=collection, reranker="a name")
 
 
+def test_a_reranker_reads_of_hits_what_its_max_length_says(
+    collection: HybridCollection, sentences: list[Document], reranker_folder: str
+) -> None:
+    collection.upsert([{"id": d.id, "text": d.page_content} for d in sentences])
+    cut = MGTEReranker(model=reranker_folder, max_length=6, top_n=None)
+    expected = {d.id: d.metadata["mgte_score"] for d in cut.compress_documents(sentences, "the cat")}
+    for document in MGTERetriever(collection=collection, reranker=cut).invoke("the cat"):
+        assert document.metadata["mgte_score"] == pytest.approx(expected[document.id], abs=1e-5)
+
+
 def test_pieces_of_a_long_document_say_whose_they_are(collection: HybridCollection, stdlib_docs: list[Any]) -> None:
     text = next(entry.text for entry in stdlib_docs if entry.name == "argparse")
     collection.upsert([{"id": "long", "text": text}, {"id": "short", "text": "Cats sleep."}])
@@ -323,6 +334,11 @@ def test_any_langchain_embedding_makes_a_dense_retriever(tmp_path: Path, documen
         assert retriever.collection.outputs == ("dense",)
         assert retriever.invoke("Most birds can fly.")[0].id == "bird"
         assert retriever.invoke("Most birds can fly.")[0].metadata["relevance_score"] == pytest.approx(1, abs=1e-3)
+
+
+def test_an_embeddings_dim_is_that_of_the_collection(tmp_path: Path) -> None:
+    with pytest.raises(InvalidOptionError, match="dim=100"):
+        MGTERetriever.from_documents([], location=tmp_path, model=MGTEEmbeddings(dim=100))
 
 
 def test_an_embedding_with_prompts_searches_with_them(tmp_path: Path, mini: EmbeddingModel) -> None:

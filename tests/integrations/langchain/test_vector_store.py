@@ -13,10 +13,17 @@ from langchain_core.vectorstores.utils import maximal_marginal_relevance
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 from qdrant_client import models
 
-from langchain_mgte import MGTEEmbeddings, MGTEReranker, MGTESparseEmbeddings, MGTEVectorStore
+from langchain_mgte import (
+    MGTEEmbeddings,
+    MGTELateInteractionReranker,
+    MGTEReranker,
+    MGTESparseEmbeddings,
+    MGTEVectorStore,
+)
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import (
     ClosedError,
+    CollectionError,
     EmbeddingModel,
     InputTypeError,
     InvalidDocumentError,
@@ -375,6 +382,18 @@ def test_a_foreign_embedding_is_dense_only_and_never_splits(tmp_path: Path) -> N
         assert store.similarity_search_with_relevance_scores(long)[0][1] == pytest.approx(1, abs=1e-3)
     with pytest.raises(InvalidOptionError, match="use a text splitter"):
         MGTEVectorStore(embedding, location=tmp_path / "other", split=Splitting(max_tokens=64))
+
+
+def test_a_location_that_is_a_file_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CollectionError, match="it is a file; give a folder"):
+        MGTEVectorStore(MGTEEmbeddings(), location=tmp_path / "file")
+
+
+@pytest.mark.parametrize("rerank", ["a name", MGTEReranker, MGTELateInteractionReranker()])
+def test_what_cannot_rerank_is_an_error(store: MGTEVectorStore, rerank: Any) -> None:
+    with pytest.raises(InvalidOptionError, match="rerank must be a loaded reranker"):
+        store.similarity_search(QUESTION, rerank=rerank)
 
 
 @pytest.mark.parametrize("embedding", [None, "mini", MGTESparseEmbeddings()])

@@ -15,6 +15,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.base.embeddings.base_sparse import BaseSparseEmbedding
 from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.vector_stores.types import VectorStoreQuery
 
 import llama_index_mgte
@@ -22,15 +23,16 @@ from llama_index_mgte import (
     MGTEEmbedding,
     MGTELateInteractionReranker,
     MGTELateInteractionRetriever,
+    MGTEReranker,
     MGTERetriever,
     MGTESparseEmbedding,
     MGTEVectorStore,
 )
-from mgte_rag import EmbeddingModel
+from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.sharing import POOL
 
-# Besides the model, that is; the machine may be busy with others.
-LONGEST_BLOCK = 0.25
+# Besides the model, that is.
+LONGEST_BLOCK = 0.05
 
 
 async def longest_block(work: Awaitable[Any]) -> float:
@@ -75,7 +77,45 @@ async def test_async_calls_leave_the_event_loop_free(
         "late interaction": lambda: late.aretrieve("rows"),
         "reranker": lambda: MGTELateInteractionReranker().apostprocess_nodes(nodes, QueryBundle("rows")),
     }
-    assert await longest_block(work[what]()) < LONGEST_BLOCK
+    blocks = []
+    for _ in range(8):  # other programs on the machine take turns away from this one: the best attempt counts
+        blocks.append(await longest_block(work[what]()))
+        if blocks[-1] < LONGEST_BLOCK:
+            return
+    pytest.fail(f"the event loop stood still for {min(blocks) * 1000:.0f} ms at best")
+
+
+async def test_async_calls_load_the_model_beside_the_event_loop(
+    filled: MGTEVectorStore, cross_encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading: list[threading.Thread] = []
+    for kind in (EmbeddingModel, Reranker):
+
+        def load(*arguments: Any, load: Callable[..., Any] = kind.load, **options: Any) -> Any:
+            loading.append(threading.current_thread())
+            return load(*arguments, **options)
+
+        monkeypatch.setattr(kind, "load", load)
+    nodes, query = [NodeWithScore(node=TextNode(text="cats"))], QueryBundle("cats")
+    await MGTEEmbedding().aget_query_embedding("cats")
+    await MGTEEmbedding().aget_text_embedding_batch(["cats"])
+    await MGTEEmbedding(embeddings_cache=SimpleKVStore()).aget_text_embedding("cats")
+    await MGTESparseEmbedding().aget_query_embedding("cats")
+    await MGTESparseEmbedding().aget_text_embedding_batch(["cats"])
+    await MGTELateInteractionReranker().apostprocess_nodes(nodes, query)
+    await MGTEReranker(model=cross_encoder).apostprocess_nodes(nodes, query)
+    with MGTEVectorStore(location=":memory:") as store:
+        await store.aquery(VectorStoreQuery(query_str="cats", similarity_top_k=1))
+    assert len(loading) == 8
+    assert threading.main_thread() not in loading
+
+
+async def test_64_retrievals_at_once_are_answered_in_order(filled: MGTEVectorStore, passages: list[TextNode]) -> None:
+    retriever = MGTERetriever(filled.collection, similarity_top_k=1)
+    questions = [passages[i % len(passages)].text[:80] for i in range(64)]
+    expected = {question: retriever.retrieve(question)[0].node_id for question in set(questions)}
+    answers = await asyncio.gather(*(retriever.aretrieve(question) for question in questions))
+    assert [nodes[0].node_id for nodes in answers] == [expected[question] for question in questions]
 
 
 async def test_concurrent_queries_are_computed_together_and_come_back_in_order(mini: EmbeddingModel) -> None:

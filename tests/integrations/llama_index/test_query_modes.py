@@ -17,7 +17,7 @@ from llama_index.core.vector_stores.types import (
 
 from llama_index_mgte import MGTEEmbedding, MGTEVectorStore
 from llama_index_mgte.filters import to_filter
-from mgte_rag import InvalidOptionError
+from mgte_rag import InputTypeError, InvalidOptionError
 from qdrant_mgte import rrf
 
 QUESTION = "write rows of comma separated values to a file"
@@ -67,6 +67,20 @@ def test_modes_differ_so_that_none_is_silently_dense(filled: MGTEVectorStore) ->
 def test_fitted_modes_are_refused_by_name(filled: MGTEVectorStore, mode: str) -> None:
     with pytest.raises(InvalidOptionError, match=f"query mode {mode.upper()} is not supported; there are DEFAULT, SP"):
         asked(filled, mode)
+
+
+def test_what_is_no_query_is_an_error(filled: MGTEVectorStore) -> None:
+    with pytest.raises(InputTypeError, match=r"query must be VectorStoreQuery\(query_str=...\), not 'rows'"):
+        filled.query("rows")  # type: ignore[arg-type]
+    for options, message in (
+        ({"mode": "best"}, "query mode 'best' is not supported; there are DEFAULT"),
+        ({"doc_ids": "csv"}, "doc_ids must be a list of ids, not one string: 'csv'"),
+        ({"node_ids": "csv"}, "node_ids must be a list of ids, not one string: 'csv'"),
+        ({"query_embedding": "rows"}, "must be numbers"),
+        ({"similarity_top_k": 0}, "must be a whole number above 0"),
+    ):
+        with pytest.raises(InvalidOptionError, match=message):
+            filled.query(VectorStoreQuery(**{"query_str": "rows", "similarity_top_k": 1, **options}))
 
 
 @pytest.fixture(scope="module")

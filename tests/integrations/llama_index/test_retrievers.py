@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import IndexNode, MetadataMode, NodeRelationship, QueryBundle, TextNode
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 
-from llama_index_mgte import MGTELateInteractionRetriever, MGTERetriever
+from llama_index_mgte import MGTELateInteractionRetriever, MGTERetriever, MGTEVectorStore
 from llama_index_mgte.nodes import to_documents
 from mgte_rag import (
     EmbeddingModel,
@@ -163,6 +164,13 @@ def test_a_top_k_that_is_no_number_of_nodes_is_an_error_before_anything_is_index
         with pytest.raises(InvalidOptionError, match="similarity_top_k"):
             make()
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("wrong", [None, "./index", MGTEVectorStore(location=":memory:")])
+def test_a_retriever_over_something_else_than_a_collection_is_an_error(wrong: Any) -> None:
+    for kind in (MGTERetriever, MGTELateInteractionRetriever):
+        with pytest.raises(InputTypeError, match=r"MGTEVectorStore\(\.\.\.\)\.collection, not"):
+            kind(wrong)
 
 
 def test_late_interaction_over_nodes_is_max_sim_of_their_embedded_texts(

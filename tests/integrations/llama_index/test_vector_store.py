@@ -5,6 +5,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,14 @@ from llama_index.core.vector_stores.types import (
 from pydantic import ValidationError
 
 from llama_index_mgte import MGTEEmbedding, MGTEVectorStore
-from mgte_rag import ClosedError, EmbeddingModel, InputTypeError, InvalidDocumentError, InvalidOptionError
+from mgte_rag import (
+    ClosedError,
+    CollectionError,
+    EmbeddingModel,
+    InputTypeError,
+    InvalidDocumentError,
+    InvalidOptionError,
+)
 from qdrant_mgte import HybridCollection
 
 SOURCE = {
@@ -206,6 +214,27 @@ def test_nodes_are_read_and_deleted_by_id_by_filter_and_by_both(store: MGTEVecto
     store.clear()
     assert ids() == []
     store.clear()
+
+
+def test_deleting_needs_one_documents_id_and_never_takes_what_has_none(collection: HybridCollection) -> None:
+    collection.upsert([{"id": "theirs", "text": "Birds fly."}])
+    store = MGTEVectorStore.from_collection(collection)
+    for wrong in (None, ["theirs"], 7):
+        with pytest.raises(InputTypeError, match="ref_doc_id must be the id of one document"):
+            store.delete(wrong)  # type: ignore[arg-type]
+    assert collection.count() == 1
+
+
+@pytest.mark.parametrize("nodes", [None, "text", TextNode(text="x"), 7])
+def test_what_is_no_list_of_nodes_is_an_error(store: MGTEVectorStore, nodes: Any) -> None:
+    with pytest.raises(InputTypeError, match="nodes must be a list of LlamaIndex documents or nodes, not"):
+        store.add(nodes)
+
+
+def test_a_location_that_is_a_file_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CollectionError, match="it is a file; give a folder"):
+        MGTEVectorStore(location=tmp_path / "file").add([])
 
 
 async def test_async_twins_do_the_same(store: MGTEVectorStore) -> None:

@@ -1,18 +1,24 @@
 # make demo   a search over Python's own documentation, from a bare clone
 # make test   every check and the whole test suite, from a bare clone
+# make test-lowest test-highest   the adapters with the lowest frameworks that pyproject.toml allows, and the highest there are
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 
-.PHONY: demo test check format bench wheel clean
+.PHONY: demo test test-lowest test-highest check format bench wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/mgte-rag demo
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The first releases of llama-index-core 0.14 have fields that new releases of pydantic warn of.
+test-lowest: IGNORED := -W ignore::pydantic.warnings.UnsupportedFieldAttributeWarning
+test-lowest test-highest: test-%: $(VENV)-%/.ready
+	$(VENV)-$*/bin/python -m pytest -n 2 --dist loadgroup $(IGNORED) tests/integrations/langchain tests/integrations/llama_index
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -34,7 +40,7 @@ wheel: $(VENV)/.dev
 	$(BIN)/python -m hatchling build
 
 clean:
-	rm -rf $(VENV) $(VENV)-peers dist
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-lowest $(VENV)-highest dist
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mgte-rag needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -44,6 +50,13 @@ $(BIN)/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) torch
 	$(PIP) -e ".[demo]"
+	touch $@
+
+$(VENV)-lowest/.ready: FRAMEWORKS := -c constraints-lowest.txt
+$(VENV)-lowest/.ready $(VENV)-highest/.ready: pyproject.toml constraints.txt constraints-lowest.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt torch
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q $(FRAMEWORKS) -e ".[dev]"
 	touch $@
 
 $(VENV)-peers/.ready: benchmarks/requirements.txt pyproject.toml constraints.txt

@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
         chunk_overlap=20,
         tokenizer=lambda text: list(embedding.model.token_offsets(text)[0]),
     )
-    with MGTEVectorStore(location=folder / "index", token_dim=64) as store:
+    with MGTEVectorStore(location=folder / "index", token_dim=64).open() as store:  # open: one pass for all vectors
         pipeline = IngestionPipeline(
             transformations=[splitter, embedding],
             vector_store=store,

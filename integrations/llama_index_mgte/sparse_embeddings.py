@@ -21,7 +21,8 @@ class MGTESparseEmbedding(TextOptions, BaseSparseEmbedding):
                           sparse_query_fn=sparse.sparse_query_fn)
 
     Beside an ``MGTEEmbedding`` of the same model (and the same prompts and max_length) one forward pass makes both
-    vectors of the same texts. Loading, copies, async calls and long documents are as with ``MGTEEmbedding``.
+    vectors of the same texts, from the first use of this object on; reading ``sparse.view`` is one. Loading, copies,
+    async calls and long documents are as with ``MGTEEmbedding``.
     """
 
     embed_batch_size: int = Field(default=256, gt=0, le=2048, description="Texts handed over together.")

@@ -35,8 +35,9 @@ _EVERYTHING = models.Filter(must=[models.FieldCondition(key="chunk_no", range=mo
 class MGTEVectorStore(ModelOptions, BasePydanticVectorStore):
     """Nodes with dense, sparse and token vectors: ``MGTEVectorStore(location="./index")``.
 
-    The embedding that a node brings is its dense vector, as it is; beside an ``MGTEEmbedding`` of the same model the
-    other vectors come from the same forward pass. A node without one is encoded whole, in pieces where it is longer
+    The embedding that a node brings is its dense vector, as it is; where an ``MGTEEmbedding`` of the same model made it
+    while the store was open, the other vectors come from the same forward pass. ``store.open()`` opens it before the
+    first ``add``, which otherwise does. A node without one is encoded whole, in pieces where it is longer
     than the model reads, and found as one node. Nodes are given back as they went in.
 
     Query modes: DEFAULT is ``default_mode``; SPARSE and TEXT_SEARCH look for the terms of the text; HYBRID fuses dense
@@ -106,6 +107,11 @@ class MGTEVectorStore(ModelOptions, BasePydanticVectorStore):
             preset=self.preset,
             indexes=self.indexes,
         )
+
+    def open(self) -> Self:
+        """Open the collection, if it is not: embeddings made from now on are passes for all of its vectors."""
+        _ = self._vectors
+        return self
 
     @property
     def client(self) -> HybridCollection:

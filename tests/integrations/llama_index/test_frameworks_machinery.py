@@ -74,7 +74,7 @@ def test_the_same_documents_cost_one_forward_pass_for_all_vectors(
     store: MGTEVectorStore, pages: list[Document], mini: EmbeddingModel
 ) -> None:
     embedding = MGTEEmbedding()
-    embedding.view, store.add([])
+    store.open()
     before = mini.forwards
     embedding.get_text_embedding_batch([page.get_content(MetadataMode.EMBED) for page in pages])
     alone = mini.forwards - before

@@ -122,7 +122,7 @@ def test_the_other_vectors_come_from_the_pass_that_made_the_embedding(
     store: MGTEVectorStore, passages: list[TextNode], mini: EmbeddingModel
 ) -> None:
     embedding = MGTEEmbedding()
-    embedding.view, store.add([])
+    assert store.open() is store
     before = mini.forwards
     nodes = embedding([passage.model_copy() for passage in passages[:20]])
     passes = mini.forwards - before

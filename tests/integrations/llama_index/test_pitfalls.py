@@ -31,8 +31,9 @@ from llama_index_mgte import (
 from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.sharing import POOL
 
-# Besides the model, that is.
+# Besides the model, that is: where that computes for long, other threads wait for the interpreter more often.
 LONGEST_BLOCK = 0.05
+LONGEST_BLOCK_WHILE_COMPUTING = 0.25
 
 
 async def longest_block(work: Awaitable[Any]) -> float:
@@ -77,10 +78,11 @@ async def test_async_calls_leave_the_event_loop_free(
         "late interaction": lambda: late.aretrieve("rows"),
         "reranker": lambda: MGTELateInteractionReranker().apostprocess_nodes(nodes, QueryBundle("rows")),
     }
+    longest = LONGEST_BLOCK_WHILE_COMPUTING if what in ("dense", "sparse", "reranker") else LONGEST_BLOCK
     blocks = []
     for _ in range(8):  # other programs on the machine take turns away from this one: the best attempt counts
         blocks.append(await longest_block(work[what]()))
-        if blocks[-1] < LONGEST_BLOCK:
+        if blocks[-1] < longest:
             return
     pytest.fail(f"the event loop stood still for {min(blocks) * 1000:.0f} ms at best")
 

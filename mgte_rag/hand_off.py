@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mgte_rag.types import Floats, Output, Role, SparseVector
 
@@ -18,9 +19,10 @@ MAX_SECONDS = 60.0
 _OBJECTS = 600
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """An output of a size, for which somebody asks.
+
+    A tuple: comparing two runs no Python, in which the garbage collector could change the list that is searched.
 
     Attributes:
         output: which.
@@ -90,7 +92,7 @@ class HandOff:
     def partners(self, slot: Slot) -> tuple[Slot, ...]:
         """The other outputs that are asked for, one slot for each: the one that joined last."""
         with self._lock:
-            latest = {asker.output: asker for asker in self._askers if asker.output != slot.output}
+            latest = {asker.output: asker for asker in list(self._askers) if asker.output != slot.output}
             return tuple(latest.values())
 
     def keep(self, keys: Sequence[TextKey], slot: Slot, values: Sequence[Kept]) -> None:
@@ -123,7 +125,8 @@ class HandOff:
     def _drop(self, key: tuple[TextKey, Slot]) -> Kept | None:
         _, value = self._kept.pop(key, (0.0, None))
         if value is not None:
-            self._bytes -= _size(key[0], value)
+            size = _size(key[0], value)  # as above
+            self._bytes -= size
         return value
 
     def _shrink(self, now: float) -> None:

@@ -9,17 +9,21 @@ if TYPE_CHECKING:
 
 def positive(text: str) -> int:
     """A whole number above 0, for the command line."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    return _whole(text, 1)
 
 
 def not_negative(text: str) -> int:
     """A whole number from 0 up, for the command line."""
-    number = int(text)
-    if number < 0:
-        raise ValueError
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} up")
     return number
 
 

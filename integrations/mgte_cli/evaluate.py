@@ -1,7 +1,8 @@
-"""``mgte-rag evaluate``: measure a model, and everything built from it, on retrieval sets."""
+"""``mgte-rag evaluate``: measure a model, and everything built from it, on retrieval sets and other tasks."""
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from mgte_rag import InvalidOptionError
 
 if TYPE_CHECKING:
     from mgte_rag import EmbeddingModel, Reranker
-    from mgte_training.evaluation import Evaluation, RetrievalSet
+    from mgte_training.evaluation import Evaluation, RetrievalSet, TaskScore
+    from mgte_training.evaluation.tasks.run import TaskFile
 
 HUB = "hf:"
 
@@ -19,17 +21,23 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command to the command line."""
     parser = commands.add_parser(
         "evaluate",
-        help="measure a model on retrieval sets",
+        help="measure a model on retrieval sets and other tasks",
         description="Compare BM25, dense vectors of every size, sparse vectors, their fusions, late interaction, a "
-        "reranker and a collection on sets of documents, queries and judgments. Every text is encoded once and kept in "
-        "a cache: the same command goes on where it was stopped.",
+        "reranker and a collection on sets of documents, queries and judgments, and measure the model on other tasks. "
+        "Every text is encoded once and kept in a cache: the same command goes on where it was stopped.",
     )
     parser.add_argument(
         "--data",
         action="append",
-        required=True,
+        default=[],
         metavar="FOLDER",
         help=f"corpus.jsonl(.gz), queries.jsonl(.gz) and qrels.tsv, or {HUB}name on the hub; may be repeated",
+    )
+    parser.add_argument(
+        "--tasks",
+        type=Path,
+        metavar="FILE",
+        help="TOML file of other tasks: similarity, classification, clustering, reranking, fine-tuning and more",
     )
     parser.add_argument("--model", default=None, help="hub id or folder (default: the embedded default, mini)")
     parser.add_argument("--reranker", default=None, help="hub id or folder of a cross-encoder")
@@ -77,9 +85,12 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate, print a table for each set, write the files."""
     from mgte_rag import EmbeddingModel  # all on use: other commands need no extra and answer at once
 
+    if not options.data and options.tasks is None:
+        raise InvalidOptionError("nothing to evaluate: give --data with a retrieval set, --tasks with a file, or both")
     for path in (options.report, options.markdown, options.json):
         _check_writable(path)
     sets = [_read(name, options.split) for name in options.data]
+    tasks = _read_tasks(options.tasks)
     with EmbeddingModel.load(options.model, dtype=options.dtype) as model:
         if options.reranker is None:
             found = _evaluate(model, None, sets, options)
@@ -88,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
 
             with Reranker.load(options.reranker, dtype=options.dtype) as reranker:
                 found = _evaluate(model, reranker, sets, options)
+        if tasks:
+            found = replace(found, tasks=tuple(_run_tasks(tasks, options)))
     _print(found)
     _write(found, options)
     return 0
@@ -96,7 +109,27 @@ def run(options: argparse.Namespace) -> int:
 def _read(name: str, split: str) -> "RetrievalSet":
     from mgte_training.evaluation import read_folder, read_hub
 
+    if name == HUB:
+        raise InvalidOptionError(f"--data {HUB} names no data set; give {HUB}organisation/name")
     return read_hub(name.removeprefix(HUB), split=split) if name.startswith(HUB) else read_folder(name, split=split)
+
+
+def _read_tasks(path: Path | None) -> "list[TaskFile]":
+    if path is None:
+        return []
+    from mgte_training.evaluation.tasks.run import check_tasks, read_tasks
+
+    tasks = read_tasks(path)
+    check_tasks(tasks)
+    return tasks
+
+
+def _run_tasks(tasks: "list[TaskFile]", options: argparse.Namespace) -> "list[TaskScore]":
+    from mgte_training.evaluation.cached_model import default_cache
+    from mgte_training.evaluation.tasks.run import run_tasks
+
+    cache = (options.cache or default_cache()) / "mteb"
+    return run_tasks(options.model, tasks, dtype=options.dtype, cache=cache, show_progress=True)
 
 
 def _evaluate(
@@ -132,6 +165,12 @@ def _print(found: "Evaluation") -> None:
         for system in each.systems:
             values = "".join(f"{system.measures[name].value:11.3f}" for name in names)
             print(f"{system.name:{width}}{values}{system.latency_ms:12.1f}{'   best' if system is each.best else ''}")
+    if found.tasks:
+        print()
+    for task in found.tasks:
+        print(
+            f"{task.task}, {task.group}, {task.language}: {task.measure} {task.value:.3f}, {task.examples:,} examples"
+        )
 
 
 def _write(found: "Evaluation", options: argparse.Namespace) -> None:

@@ -98,7 +98,7 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
 def test_fewer_than_one_answer_is_an_error_before_anything_is_indexed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["demo", "-k", "0"])
-    assert "invalid positive value: '0'" in capsys.readouterr().err
+    assert "'0' is no whole number from 1 up" in capsys.readouterr().err
 
 
 def test_the_default_index_is_in_the_users_cache_and_names_python_and_model(

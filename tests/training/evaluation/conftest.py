@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mgte_cli.stdlib_docs import DocEntry
-from mgte_rag import EmbeddingModel
+from mgte_rag import EmbeddingModel, Encodings
 from mgte_training.evaluation import Evaluation, Options, RetrievalSet, evaluate, read_folder
 
 Lines = Iterable[Mapping[str, object] | str]
@@ -54,8 +54,9 @@ def docs_folder(tmp_path_factory: pytest.TempPathFactory, stdlib_docs: list[DocE
     chosen = chosen[:: max(1, len(chosen) // 120)][:120]
     folder = tmp_path_factory.mktemp("sets") / "stdlib"
     folder.mkdir()
-    corpus = [{"_id": f"d{i}", "title": "", "text": body[:900]} for i, (_, _, body) in enumerate(chosen)]
-    corpus[0]["text"] = " ".join(entry.text for entry, _, _ in chosen[:8])  # longer than the model reads
+    corpus = [{"_id": f"d{i}", "title": "", "text": body[:400]} for i, (_, _, body) in enumerate(chosen)]
+    # Longer than the model reads, with texts that nobody asks for.
+    corpus[0]["text"] = " ".join([corpus[0]["text"], *(entry.text for entry, _, _ in chosen[100:108])])
     write_lines(folder / "corpus.jsonl.gz", corpus)
     queries = [{"_id": f"q{i}", "text": heading} for i, (_, heading, _) in enumerate(chosen[:60])]
     write_lines(folder / "queries.jsonl.gz", queries)
@@ -73,6 +74,16 @@ def docs_set(docs_folder: Path) -> RetrievalSet:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of encodings for all tests."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def encoded(docs_set: RetrievalSet, mini_fp32: EmbeddingModel) -> tuple[Encodings, Encodings]:
+    """All outputs of the set's queries and documents, by the model itself."""
+    outputs = mini_fp32.outputs
+    return (
+        mini_fp32.encode_query(docs_set.queries, outputs=outputs),
+        mini_fp32.encode_document(docs_set.documents, outputs=outputs),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,7 @@ def test_work_that_failed_half_way_is_kept_and_goes_on(
     np.testing.assert_allclose(found.dense, expected.dense, atol=1e-5)
 
 
-def test_a_killed_evaluation_leaves_a_cache_that_goes_on(tmp_path: Path, docs_folder: Path) -> None:
+def test_a_killed_evaluation_leaves_a_cache_that_goes_on(tmp_path: Path, mini: EmbeddingModel) -> None:
     script = f"""
 from mgte_rag import EmbeddingModel
 from mgte_training.evaluation import cached_model
@@ -117,17 +117,19 @@ CachedModel(EmbeddingModel.load(), Path({str(tmp_path)!r})).encode_document([f"t
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with EmbeddingModel.load() as model:
-        before = model.forwards
-        kept = CachedModel(model, tmp_path).encode_document([f"text {i}" for i in range(4)])
-        assert model.forwards == before
-        np.testing.assert_allclose(kept.dense, model.encode_document([f"text {i}" for i in range(4)]).dense, atol=0.02)
+    before = mini.forwards
+    kept = CachedModel(mini, tmp_path).encode_document([f"text {i}" for i in range(4)])
+    assert mini.forwards == before
+    np.testing.assert_allclose(kept.dense, mini.encode_document([f"text {i}" for i in range(4)]).dense, atol=0.02)
 
 
 def test_a_second_evaluation_encodes_nothing_and_finds_the_same(
     docs_set: RetrievalSet, mini_fp32: EmbeddingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = docs_set.sample_queries(10)
+    few = few.keep_documents(
+        {*docs_set.document_ids[:30], *(key for each in few.grades.values() for key in each)}, "few"
+    )
     options = Options(systems=("bm25", "dense", "sparse", "fusion", "late_interaction"), cache=tmp_path)
     first = evaluate(mini_fp32, [few], options=options).sets[0]
     before = mini_fp32.forwards

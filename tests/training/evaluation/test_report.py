@@ -4,7 +4,9 @@ import html.parser
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from mgte_training.evaluation import (
     write_json,
     write_markdown,
 )
+from mgte_training.evaluation.breakdown import bucket_of, in_order
 from mgte_training.evaluation.measures import Estimate
 from mgte_training.evaluation.report.charts import Point, line_chart, scatter_chart
 from mgte_training.evaluation.report.page import page
@@ -142,6 +145,7 @@ def test_json_has_everything_and_every_querys_value(evaluated: Evaluation, tmp_p
     assert found["collection"]["modes"]
     assert found["variants"]
     assert len(found["worst"]) == 10
+    assert found["query_ids"] == [f"q{i}" for i in range(60)]  # whose values they are
 
 
 def test_the_worst_queries_come_first_with_what_was_returned(evaluated: Evaluation) -> None:
@@ -159,9 +163,31 @@ def test_the_worst_queries_come_first_with_what_was_returned(evaluated: Evaluati
 
 
 def test_breakdowns_add_up_to_the_whole(evaluated: Evaluation) -> None:
-    for each in evaluated.sets[0].systems:
-        assert set(each.by_length) <= set(evaluated.sets[0].lengths)
-        assert each.by_language["en"].value == pytest.approx(each.measures["nDCG@10"].value, abs=0.2)
+    found = evaluated.sets[0]
+    assert sum(found.query_lengths.values()) == sum(found.query_languages.values()) == found.queries
+    assert len(found.query_lengths) > 1
+    for each in found.systems:
+        for parts, counts in ((each.by_length, found.query_lengths), (each.by_language, found.query_languages)):
+            assert set(parts) == set(counts)
+            total = sum(parts[name].value * count for name, count in counts.items())
+            assert total / found.queries == pytest.approx(each.measures["nDCG@10"].value)
+
+
+def test_figures_by_language_and_length_stand_with_the_queries_behind_them(
+    mini: EmbeddingModel, tmp_path: Path, write_set: Callable[..., Path]
+) -> None:
+    corpus = [{"_id": "long", "text": "cats sleep " * 60}, {"_id": "short", "text": "Hunde schlafen"}]
+    asked = {"q0": ("cats", "en", "long"), "q1": ("Hunde", "de", "short"), "q2": ("schlafen", "de", "short")}
+    queries = [{"_id": key, "text": text, "language": language} for key, (text, language, _) in asked.items()]
+    data = read_folder(write_set(corpus, queries, [f"{key}\t{relevant}\t1" for key, (_, _, relevant) in asked.items()]))
+    found = evaluate(mini, [data], options=Options(systems=("bm25",), cache=tmp_path))
+    (bm25,) = found.sets[0].systems
+    assert {name: each.value for name, each in bm25.by_language.items()} == {"de": 1.0, "en": 1.0}
+    assert found.sets[0].query_lengths == {"1-64": 2, "65-128": 1}
+    text = Structure(page(found)).text
+    assert "nDCG@10 by language of the query" in text
+    assert "de, 2" in text
+    assert "Queries: 1-64: 2, 65-128: 1." in text
 
 
 def test_charts_draw_every_point_inside_and_labels_apart() -> None:
@@ -180,6 +206,19 @@ def test_charts_draw_every_point_inside_and_labels_apart() -> None:
         for x, y in re.findall(r'c[x]="([-\d.]+)" cy="([-\d.]+)"', text):
             assert 0 <= float(x) <= 360
             assert 0 <= float(y) <= 240
+
+
+def test_names_under_an_axis_stand_apart_and_lines_of_one_colour_differ() -> None:
+    steps = {name: Estimate(0.5, 0.4, 0.6) for name in in_order({bucket_of(2**i + 1): 0 for i in range(5, 14)})}
+    assert len(steps) == 9
+    drawing = line_chart({f"set {i}": steps for i in range(9)}, x_label="tokens", y_label="nDCG@10")
+    placed = re.findall(r'<text x="([\d.]+)" y="(\d+)" text-anchor="middle">([^<]+)<', drawing)
+    for height in {y for _, y, _ in placed}:
+        ends = [(float(x) - 3 * len(name), float(x) + 3 * len(name)) for x, y, name in placed if y == height]
+        assert all(right < left for (_, right), (left, _) in pairwise(sorted(ends))), placed
+    colours = re.findall(r'<polyline [^>]*stroke="([^"]+)"[^>]*?(stroke-dasharray="[^"]+")?/>', drawing)
+    assert len(set(colours)) == 9
+    assert drawing.count("class=again") == 1
 
 
 def test_a_report_that_cannot_be_written_says_so(evaluated: Evaluation, tmp_path: Path) -> None:

@@ -57,6 +57,10 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted(write_set:
         ({"qrels": [HEADING, "q\td\t1", "q\te\t1"]}, r"qrels\.tsv:3: judges the document 'e', which is not"),
         ({"qrels": [HEADING, "p\td\t1"]}, r"qrels\.tsv:2: judges the query 'p', which is not"),
         ({"qrels": [HEADING, "q d 1"]}, r"qrels\.tsv:2: must be query id, document id and grade with tabs"),
+        ({"qrels": ["q\td\t1.0", "q\td\t1"]}, r"qrels\.tsv:1: the grade must be a whole number, not '1\.0'"),
+        ({"corpus": []}, r"corpus\.jsonl:1: the file is empty"),
+        ({"queries": ["", " "]}, r"queries\.jsonl:1: the file is empty"),
+        ({"qrels": []}, r"qrels\.tsv:1: the file is empty"),
         ({"qrels": [HEADING, "q\td\tyes"]}, r"qrels\.tsv:2: the grade must be a whole number, not 'yes'"),
         ({"qrels": [HEADING, "q\td\t1", "q\td\t2"]}, r"qrels\.tsv:3: .* judged twice, 1 and 2"),
         ({"qrels": [HEADING, "q\td\t0"]}, r"no query has a relevant document"),
@@ -96,6 +100,8 @@ def test_a_missing_file_or_folder_says_what_is_needed(tmp_path: Path, write_set:
     (folder / "qrels.tsv").unlink()
     with pytest.raises(DataError, match=r"has no qrels/test\.tsv or qrels\.tsv"):
         read_folder(folder)
+    with pytest.raises(DataError, match=r"has no qrels/dev\.tsv"):  # qrels.tsv is of no other split
+        read_folder(write_set(name="other"), split="dev")
 
 
 def test_a_sample_of_queries_is_the_same_every_time(docs_folder: Path) -> None:
@@ -109,7 +115,8 @@ def test_a_sample_of_queries_is_the_same_every_time(docs_folder: Path) -> None:
         data.sample_queries(0)
 
 
-def test_a_data_set_in_the_hubs_layout_is_read(write_set: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.fixture
+def hub_folder(tmp_path: Path) -> Path:
     """A folder with configurations is to the library what a repository on the hub is."""
     folder = tmp_path / "hub"
     (folder / "qrels").mkdir(parents=True)
@@ -123,10 +130,26 @@ def test_a_data_set_in_the_hubs_layout_is_read(write_set: Callable[..., Path], t
         "- config_name: corpus\n  data_files:\n  - split: corpus\n    path: corpus.jsonl\n"
         "- config_name: queries\n  data_files:\n  - split: queries\n    path: queries.jsonl\n---\n"
     )
-    data = read_hub(str(folder))
+    return folder
+
+
+def test_a_data_set_in_the_hubs_layout_is_read(hub_folder: Path) -> None:
+    data = read_hub(str(hub_folder))
     assert (data.documents, data.queries, data.grades) == (("Cats Cats sleep.",), ("who sleeps?",), {"q": {"d": 1}})
     with pytest.raises(DataError, match="cannot read 'default', split 'dev'"):
-        read_hub(str(folder), split="dev")
+        read_hub(str(hub_folder), split="dev")
+
+
+def test_a_row_of_the_hub_that_cannot_be_used_is_named(hub_folder: Path) -> None:
+    judged = hub_folder / "qrels" / "test.jsonl"
+    judged.write_text(json.dumps({"query-id": "q", "corpus-id": "d", "score": 0.5}) + "\n")
+    with pytest.raises(DataError, match=r"judgments row 0: needs query-id, corpus-id and a whole number as score"):
+        read_hub(str(hub_folder))
+    judged.write_text(json.dumps({"query-id": "q", "corpus-id": "d", "score": 1.0}) + "\n")
+    assert read_hub(str(hub_folder)).grades == {"q": {"d": 1}}
+    (hub_folder / "corpus.jsonl").write_text(json.dumps({"title": "Cats", "text": "Cats sleep."}) + "\n")
+    with pytest.raises(DataError, match=r"corpus row 0: '_id' is missing"):
+        read_hub(str(hub_folder))
 
 
 def test_without_network_the_hub_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

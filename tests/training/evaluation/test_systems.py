@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from transformers import BertConfig, BertForSequenceClassification
 
-from mgte_rag import EmbeddingModel, InvalidOptionError, Reranker
+from mgte_rag import EmbeddingModel, Encodings, InvalidOptionError, Reranker
 from mgte_rag.checkpoints import find_model
 from mgte_training.evaluation import Evaluation, Options, RetrievalSet, SystemResult, evaluate, read_folder
 from mgte_training.evaluation import build_systems as building
@@ -59,7 +59,10 @@ def test_dense_figures_are_those_of_sentence_transformers(docs_set: RetrievalSet
 def test_dense_figures_on_a_larger_set_are_those_of_sentence_transformers(
     mini_fp32: EmbeddingModel, tmp_path: Path
 ) -> None:
-    data = read_folder(Path(os.environ["MGTE_DATA"]) / "retrieval" / "xquad-en").sample_queries(300)
+    data = read_folder(Path(os.environ["MGTE_DATA"]) / "retrieval" / "xquad-en").sample_queries(100)
+    judged = {key for grades in data.grades.values() for key in grades}
+    data = data.keep_documents({*judged, *data.document_ids[:60]}, "xquad-en, a part")
+    assert len(data.documents) > 100  # more than any measure looks at
     found = evaluate(mini_fp32, [data], options=Options(systems=("dense",), cache=tmp_path))
     check_beside_sentence_transformers(data, system(found, "dense 384"))
 
@@ -83,10 +86,12 @@ def test_bm25_is_bm25s_used_by_hand(docs_set: RetrievalSet, evaluated: Evaluatio
 
 
 def test_sparse_weighted_and_late_interaction_rank_as_the_models_own_similarity(
-    docs_set: RetrievalSet, evaluated: Evaluation, mini_fp32: EmbeddingModel
+    docs_set: RetrievalSet,
+    evaluated: Evaluation,
+    mini_fp32: EmbeddingModel,
+    encoded: tuple[Encodings, Encodings],
 ) -> None:
-    asked = mini_fp32.encode_query(docs_set.queries, outputs=mini_fp32.outputs)
-    found = mini_fp32.encode_document(docs_set.documents, outputs=mini_fp32.outputs)
+    asked, found = encoded
     scores = mini_fp32.similarity(asked, found)
     two = mini_fp32.similarity(replace(asked, multi_vector=None), replace(found, multi_vector=None))
     places = {key: place for place, key in enumerate(docs_set.document_ids)}
@@ -104,12 +109,11 @@ def test_sparse_weighted_and_late_interaction_rank_as_the_models_own_similarity(
 
 
 def test_a_smaller_dimension_is_the_models_own(
-    docs_set: RetrievalSet, evaluated: Evaluation, mini_fp32: EmbeddingModel
+    docs_set: RetrievalSet, evaluated: Evaluation, encoded: tuple[Encodings, Encodings]
 ) -> None:
     names = [each.name for each in evaluated.sets[0].systems if each.kind == "dense"]
     assert names == ["dense 64", "dense 128", "dense 384"]
-    asked = mini_fp32.encode_query(docs_set.queries).dense
-    found = mini_fp32.encode_document(docs_set.documents).dense
+    asked, found = (each.dense for each in encoded)
     assert asked is not None
     assert found is not None
     cut = [part[:, :64] / np.linalg.norm(part[:, :64], axis=1, keepdims=True) for part in (asked, found)]
@@ -131,6 +135,7 @@ def test_late_interaction_rescores_where_every_document_would_take_too_long(
     found = evaluate(mini_fp32, [docs_set], options=Options(systems=("late_interaction",), cache=cache))
     rescored = found.sets[0].systems[0]
     assert rescored.name == "dense 384 -> late interaction"
+    assert rescored.detail.startswith("MaxSim with the best 100 of dense 384")
     whole = system(evaluated, "late interaction")
     assert rescored.measures["nDCG@10"].value == pytest.approx(whole.measures["nDCG@10"].value, abs=0.02)
 
@@ -147,6 +152,10 @@ def test_a_reranker_orders_the_best_fifty_and_its_scores_are_kept(
         first = reranker.forwards
         again = evaluate(mini_fp32, [few], reranker=reranker, options=options).sets[0]
         timed = reranker.forwards - first
+        with pytest.raises(
+            InvalidOptionError, match="a reranker is given, but 'reranker' is not among the systems dense"
+        ):
+            evaluate(mini_fp32, [few], reranker=reranker, options=Options(systems=("dense",), cache=cache))
         reranked = found.systems[-1]
         assert reranked.name == "dense 384 -> reranker"
         assert (reranked.per_query["nDCG@10"] == again.systems[-1].per_query["nDCG@10"]).all()
@@ -186,6 +195,23 @@ def test_the_sample_holds_what_is_judged_and_what_bm25_finds(docs_set: Retrieval
     assert all(result.sampled[name] >= result.full[name] - 1e-9 for name in result.full if name.startswith("dense 3"))
     assert result.tau is not None
     assert 0.5 < result.tau <= 1
+
+
+def test_late_interaction_is_compared_as_the_same_system_on_the_sample(
+    docs_set: RetrievalSet,
+    mini_fp32: EmbeddingModel,
+    cache: Path,
+    encoded: tuple[Encodings, Encodings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where only the sample is small enough for late interaction with every document."""
+    queries, documents = (sum(len(rows) for rows in each.multi_vector or ()) for each in encoded)
+    monkeypatch.setattr(building, "_FIRST_STAGE", queries * documents - 1)
+    options = Options(systems=("late_interaction",), sampled="compare", sample_depth=1, cache=cache)
+    found = evaluate(mini_fp32, [docs_set], options=options).sets[0].sample
+    assert found is not None
+    assert found.documents < found.of_documents
+    assert set(found.full) == set(found.sampled) == {"dense 384 -> late interaction"}
 
 
 def test_the_sample_alone_is_evaluated_where_the_corpus_is_too_large(
@@ -231,6 +257,19 @@ QUESTIONS = (
 )
 
 
+def test_documents_without_a_shared_term_are_not_found_by_sparse_vectors_at_any_length(
+    mini_fp32: EmbeddingModel, tmp_path: Path, write_set: Callable[..., Path]
+) -> None:
+    data = read_folder(write_set(queries=[{"_id": "q", "text": "zebra"}]))
+    found = length_variants(data, CachedModel(mini_fp32, tmp_path), np.array([5], dtype=np.int32), (32,))
+    assert {(each.name, each.output): each.overall.value for each in found} == {
+        ("first 32 tokens", "dense"): 1.0,  # the only document there is
+        ("first 32 tokens", "sparse"): 0.0,
+        ("whole", "dense"): 1.0,
+        ("whole", "sparse"): 0.0,
+    }
+
+
 def test_lengths_below_what_the_model_reads_are_cut_and_those_above_are_refused(
     docs_set: RetrievalSet, evaluated: Evaluation, mini_fp32: EmbeddingModel, cache: Path
 ) -> None:
@@ -238,8 +277,9 @@ def test_lengths_below_what_the_model_reads_are_cut_and_those_above_are_refused(
     assert [each.name for each in variants if each.output == "dense"] == [
         "first 16 tokens", "first 256 tokens", "whole, best piece",
     ]  # fmt: skip
-    dense = {each.name: each.overall.value for each in variants if each.output == "dense"}
-    assert dense["first 256 tokens"] == system(evaluated, "dense 384").measures["nDCG@10"].value
+    for name, output in (("dense 384", "dense"), ("sparse", "sparse")):
+        read = next(each for each in variants if (each.name, each.output) == ("first 256 tokens", output))
+        assert read.overall == system(evaluated, name).measures["nDCG@10"]
     with pytest.raises(InvalidOptionError, match="max_length=9999"):
         evaluate(mini_fp32, [docs_set], options=Options(systems=("dense",), lengths=(9999,), cache=cache))
 
@@ -284,12 +324,18 @@ def test_languages_are_as_given_or_detected(write_set: Callable[..., Path]) -> N
     assert document_language(read_folder(write_set(named, queries, ["0\t0\t1"], name="named"))) == "bar"
     mixed = [{"_id": str(i), "text": text} for i, text in enumerate((*GERMAN, *ENGLISH))]
     assert document_language(read_folder(write_set(mixed, queries, ["0\t0\t1"], name="mixed"))) is None
+    norwegian = [{"_id": str(i), "text": text} for i, text in enumerate(NORWEGIAN)]
+    assert document_language(read_folder(write_set(norwegian, queries, ["0\t0\t1"], name="norwegian"))) == "no"
 
 
 GERMAN = (
     "Die Katze schläft den ganzen Tag auf dem Sofa.",
     "Wo kann ich in dieser Stadt gut essen gehen?",
     "Der Zug nach München fährt heute leider später ab.",
+)
+NORWEGIAN = (  # both written forms, which are told apart and have one stemmer
+    "Regjeringen la fram et nytt forslag til budsjett for neste år, og opposisjonen er ikke fornøyd med det.",
+    "Eg veit ikkje kva eg skal gjere i dag, men eg vil gjerne gå på tur i fjellet saman med deg.",
 )
 ENGLISH = (
     "The cat sleeps on the sofa all day long.",
@@ -317,7 +363,7 @@ def test_a_system_or_size_that_is_not_to_be_had_is_an_error(
 
     with pytest.raises(InvalidOptionError, match="'bm52' is unknown; choose from bm25, dense"):
         run(mini_fp32, systems=("bm52",))
-    with pytest.raises(InvalidOptionError, match="'reranker' needs a reranker, which is given by name"):
+    with pytest.raises(InvalidOptionError, match="'reranker' needs a reranker: name one too"):
         run(mini_fp32, systems=("reranker",))
     with pytest.raises(InvalidOptionError, match="name at least one of"):
         run(mini_fp32, systems=("collection",))

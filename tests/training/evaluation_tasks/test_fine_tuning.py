@@ -328,6 +328,6 @@ def test_the_embedded_default_learns_real_intents_from_few_examples(write_rows: 
     labelled = [{"text": row.text("query"), "label": row.text("label")} for row in rows if row.text("label") in wanted]
     chosen = random.Random(0).sample(labelled, 120)
     train, test = write_rows("train.jsonl", chosen[:80]), write_rows("test.jsonl", chosen[80:])
-    options = FineTuning(epochs=3, batch_size=16, learning_rate=2e-4, device="cpu")
+    options = FineTuning(epochs=2, batch_size=16, learning_rate=2e-4, device="cpu")
     scores = fine_tune_classification(None, train, test, options=options)
     assert values(scores)["accuracy"] > 0.9

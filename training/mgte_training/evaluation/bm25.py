@@ -20,6 +20,7 @@ _STEMMERS = {
 }  # fmt: skip
 # Those of them that bm25s has a list of stop words for.
 _STOP_WORDS = {"da", "de", "en", "es", "fr", "it", "nl", "no", "pt", "ru", "sv", "tr"}
+# Character bigrams are usual for Korean too, whose blanks stand between phrases.
 _WITHOUT_BLANKS = {"zh", "ja", "ko", "th", "lo", "km", "my", "yue"}
 # What words are made of: vowel signs and accents, which Python does not count as word characters, belong to the words
 # of Indic, Arabic and other texts.

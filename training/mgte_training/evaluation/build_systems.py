@@ -29,6 +29,8 @@ from mgte_training.evaluation.systems import (
 )
 from qdrant_mgte.fusion import DEFAULT_K
 
+# Its name as a first stage; as a second one it is named after the first.
+LATE_INTERACTION = "late interaction"
 KINDS: tuple[Kind, ...] = ("bm25", "dense", "sparse", "fusion", "late_interaction", "reranker")
 # Query tokens times document tokens up to which late interaction looks at every document: ten seconds on two cores.
 _FIRST_STAGE = 5e9
@@ -59,8 +61,12 @@ def check_kinds(asked: Sequence[str] | None, outputs: Sequence[Output], *, reran
         if kind not in can:
             raise InvalidOptionError(f"the system {shown(kind)} is unknown; choose from {', '.join(KINDS)}")
         if not can[kind]:
-            why = "needs a reranker, which is given by name" if kind == "reranker" else "is nothing this model can do"
-            raise InvalidOptionError(f"the system {kind!r} {why}; it has {', '.join(outputs)}")
+            why = f"is nothing this model can do; it has {', '.join(outputs)}"
+            if kind == "reranker":
+                why = "needs a reranker: name one too (--reranker on the command line)"
+            raise InvalidOptionError(f"the system {kind!r} {why}")
+    if reranker and "reranker" not in chosen:
+        raise InvalidOptionError(f"a reranker is given, but 'reranker' is not among the systems {', '.join(chosen)}")
     if not chosen:
         raise InvalidOptionError(f"name at least one of {', '.join(KINDS)}; a collection is compared with them")
     return tuple(kind for kind in KINDS if kind in chosen)
@@ -74,6 +80,7 @@ def build_systems(
     dims: Sequence[int],
     reranker: CachedReranker | None,
     language: str | None = None,
+    first_stage: bool | None = None,
 ) -> list[System]:
     """The systems over a set, in the order of the report.
 
@@ -84,6 +91,7 @@ def build_systems(
         dims: sizes of the dense vector, the last is what other systems use.
         reranker: for the kind "reranker".
         language: of the documents; None is as the set says, or detected.
+        first_stage: whether late interaction looks at every document; None: if that takes seconds.
     """
     outputs = _needed(kinds, model.outputs)
     documents = model.encode_document(data.documents, outputs=outputs) if outputs else _NOTHING
@@ -101,7 +109,7 @@ def build_systems(
     }
     first = next((each for each in (*fused[:1], *dense[-1:], sparse, bm25) if each), None) or builder.bm25(language)
     if "late_interaction" in kinds:
-        by_kind["late_interaction"] = [builder.late_interaction(first)]
+        by_kind["late_interaction"] = [builder.late_interaction(first, first_stage)]
     if "reranker" in kinds and reranker is not None:
         by_kind["reranker"] = [builder.reranked(first, reranker)]
     return [system for kind in kinds for system in by_kind[kind]]
@@ -230,20 +238,20 @@ class _Builder:
         of_dense, of_sparse = self._scores["dense"], self._scores["sparse"]
         return lambda rows: np.float32(dense) * of_dense(rows) + np.float32(sparse) * of_sparse(rows)
 
-    def late_interaction(self, first: System) -> System:
+    def late_interaction(self, first: System, first_stage: bool | None) -> System:
         assert self.queries.multi_vector is not None, "asked for"
         assert self.documents.multi_vector is not None, "asked for"
         tokens = sum(len(rows) for rows in self.documents.multi_vector)
         asked = list(self.queries.multi_vector)
         width = asked[0].shape[1]
-        whole = tokens * sum(len(rows) for rows in asked) <= _FIRST_STAGE
+        whole = tokens * sum(len(rows) for rows in asked) <= _FIRST_STAGE if first_stage is None else first_stage
         vectors: Sequence[Floats] = self.documents.multi_vector
         max_sim = MaxSim(asked, list(vectors) if tokens * width * 4 <= _IN_MEMORY else vectors)
         size = tokens * width * 2
         if whole:
-            name, detail, search = "late interaction", "MaxSim with every document", max_sim.first_stage()
+            name, detail, search = LATE_INTERACTION, "MaxSim with every document", max_sim.first_stage()
         else:
-            name = f"{first.name} -> late interaction"
+            name = f"{first.name} -> {LATE_INTERACTION}"
             detail = f"MaxSim with the best {RESCORED} of {first.name}"
             search = max_sim.rescoring()
             size += first.index_bytes

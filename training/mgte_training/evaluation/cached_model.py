@@ -41,7 +41,7 @@ class CachedModel:
 
     def __init__(self, model: EmbeddingModel, folder: Path, *, show_progress: bool = False) -> None:
         self.model = model
-        self._folder = folder
+        self.folder = folder
         self._show_progress = show_progress
         self._opened: dict[str, Shards] = {}
 
@@ -138,7 +138,7 @@ class CachedModel:
             "output": output,
             "token_dim": (token_dim or self.token_dims[-1]) if output == "multi_vector" else None,
         }
-        return open_shards(self._opened, self._folder, key)
+        return open_shards(self._opened, self.folder, key)
 
 
 class CachedReranker:

@@ -49,12 +49,14 @@ def run_collection(
     queries = model.encode_query(sample.queries, outputs=outputs)
     with (
         tempfile.TemporaryDirectory() as place,
-        HybridCollection.open(Path(place) / "index", model=model) as collection,
+        # Without the bars of its many small batches: the collection draws one for all of them.
+        HybridCollection.open(Path(place) / "index", model=CachedModel(model.model, model.folder)) as collection,
     ):
         started = time.perf_counter()
-        texts = zip(data.document_ids, data.documents, strict=True)
         # A collection takes no empty text; a blank has the same tokens.
-        report = collection.upsert(({"id": key, "text": text or " "} for key, text in texts), split=True)
+        pairs = zip(data.document_ids, data.documents, strict=True)
+        texts = [{"id": key, "text": text or " "} for key, text in pairs]
+        report = collection.upsert(texts, split=True, show_progress=show_progress)
         report.raise_for_rejected()
         collection.optimize()
         seconds = time.perf_counter() - started

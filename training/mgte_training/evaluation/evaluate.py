@@ -1,5 +1,6 @@
 """One model over retrieval sets: every system, every figure of the report."""
 
+import re
 import statistics
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from mgte_rag import EmbeddingModel, InvalidOptionError, Reranker, __version__
 from mgte_rag.errors import shown
 from mgte_rag.types import Integers
 from mgte_training.evaluation.breakdown import bucket_of, by_part, count_tokens, in_order, length_buckets
-from mgte_training.evaluation.build_systems import KINDS, build_systems, check_kinds
+from mgte_training.evaluation.build_systems import KINDS, LATE_INTERACTION, build_systems, check_kinds
 from mgte_training.evaluation.cached_model import CachedModel, CachedReranker, default_cache
 from mgte_training.evaluation.collection_run import run_collection
 from mgte_training.evaluation.languages import document_language, query_languages
@@ -35,6 +36,7 @@ from mgte_training.evaluation.worst_queries import worst_queries
 
 COLLECTION = "collection"
 SYSTEMS = (*KINDS, COLLECTION)
+_CODE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z0-9]+)*")
 # Queries of which the median latency is taken, and seconds after which fewer will do.
 _TIMED, _TIMED_SECONDS = 30, 2.0
 
@@ -96,6 +98,10 @@ def evaluate(
     options = options or Options()
     asked = None if options.systems is None else [kind for kind in options.systems if kind != COLLECTION]
     kinds = check_kinds(asked, model.outputs, reranker=reranker is not None)
+    if options.language is not None and not _CODE.fullmatch(options.language):
+        raise InvalidOptionError(
+            f"language={shown(options.language)}: give a code of two or three letters: en, zh, yue"
+        )
     if options.lengths is not None:
         check_lengths(model, options.lengths)
     folder = options.cache or default_cache()
@@ -155,7 +161,7 @@ class _Run:
             _result(system, values[system.name], languages, buckets, self._latency(system, data, encode_ms))
             for system in systems
         ]
-        counted = Counter(bucket_of(count) for count in tokens)
+        counted, asked = Counter(bucket_of(count) for count in tokens), Counter(buckets)
         return SetResult(
             name=data.name,
             documents=len(data.documents),
@@ -164,7 +170,9 @@ class _Run:
             without_judgment=data.without_judgment,
             language=options.language or document_language(data),
             query_languages=dict(Counter(languages).most_common()),
+            query_ids=data.query_ids,
             lengths={bucket: counted[bucket] for bucket in in_order(counted)},
+            query_lengths={bucket: asked[bucket] for bucket in in_order(asked)},
             truncated=float((tokens > self.model.max_length).mean()),
             systems=results,
             significance=significance(main),
@@ -175,7 +183,7 @@ class _Run:
             seconds=time.perf_counter() - started,
         )
 
-    def _systems(self, data: RetrievalSet) -> list[System]:
+    def _systems(self, data: RetrievalSet, *, first_stage: bool | None = None) -> list[System]:
         return build_systems(
             data,
             self.model,
@@ -183,6 +191,7 @@ class _Run:
             dims=self.dims,
             reranker=self.reranker,
             language=self.options.language,
+            first_stage=first_stage,
         )
 
     def _rankings(self, data: RetrievalSet, systems: Sequence[System]) -> dict[str, Ranking]:
@@ -221,7 +230,8 @@ class _Run:
             return None
         depth = self.options.sample_depth
         sample = sampled_corpus(data, depth=depth, language=self.options.language)
-        rankings = self._rankings(sample, self._systems(sample))
+        # The same systems, though late interaction could look at every document of the smaller corpus.
+        rankings = self._rankings(sample, self._systems(sample, first_stage=LATE_INTERACTION in full))
         figures = {name: float(measure(ranking, sample)[MAIN].mean()) for name, ranking in rankings.items()}
         return compare(data, sample, depth, {name: float(values.mean()) for name, values in full.items()}, figures)
 

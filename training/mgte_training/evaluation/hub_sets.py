@@ -43,13 +43,15 @@ def read_hub(name: str, *, split: str = "test", revision: str | None = None) -> 
 def _rows(name: str, kind: str, rows: Any) -> Iterator[Row]:
     for number, row in enumerate(rows):
         key = row.get("_id", row.get("id"))
-        yield row_of({**row, "_id": key if isinstance(key, str) else str(key)}, f"{name} {kind} row {number}")
+        yield row_of({**row, "_id": str(key) if isinstance(key, int) else key}, f"{name} {kind} row {number}")
 
 
 def _judged(name: str, rows: Any) -> Iterator[Judgment]:
     for number, row in enumerate(rows):
         place = f"{name} judgments row {number}"
         try:
+            if int(row["score"]) != float(row["score"]):
+                raise ValueError
             yield Judgment(str(row["query-id"]), str(row["corpus-id"]), int(row["score"]), place)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(f"{place}: needs query-id, corpus-id and a whole number as score, not {row}") from None

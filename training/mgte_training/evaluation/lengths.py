@@ -100,7 +100,7 @@ def _variants(
     buckets: Sequence[str],
 ) -> list[LengthVariant]:
     """A variant for each output of the encodings."""
-    scored: list[tuple[str, Scores]] = []
+    scored: list[tuple[Output, Scores]] = []
     if queries.dense is not None and documents.dense is not None:
         dense = torch.from_numpy(queries.dense), torch.from_numpy(documents.dense)
         scored.append(("dense", lambda rows: scoring.cosine(dense[0][rows], dense[1]).numpy()))
@@ -109,19 +109,19 @@ def _variants(
         scored.append(("sparse", lambda rows: (sparse[0][rows] @ sparse[1].T).toarray()))
     found = []
     for output, scores in scored:
-        values = _measured(data, scores, owners)
+        values = _measured(data, scores, owners, above_zero=output == "sparse")
         parts = by_part(values, buckets)
         ordered = {bucket: parts[bucket] for bucket in in_order(parts)}
         found.append(LengthVariant(name=name, output=output, overall=estimate(values), by_length=ordered))
     return found
 
 
-def _measured(data: RetrievalSet, scores: Scores, owners: Integers) -> Values:
+def _measured(data: RetrievalSet, scores: Scores, owners: Integers, *, above_zero: bool) -> Values:
     """nDCG@10 of each query where a document's score is its best piece's; pieces stand in the order of documents."""
     starts = np.flatnonzero(np.diff(owners, prepend=-1))
     step = max(1, _BLOCK // max(1, len(owners)))
     rankings = []
     for start in range(0, len(data.queries), step):
         of_pieces = scores(slice(start, start + step))
-        rankings.append(best(np.maximum.reduceat(of_pieces, starts, axis=1), DEPTH))
+        rankings.append(best(np.maximum.reduceat(of_pieces, starts, axis=1), DEPTH, above_zero=above_zero))
     return measure(joined(rankings), data)[MAIN]

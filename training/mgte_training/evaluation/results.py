@@ -103,7 +103,7 @@ class LengthVariant:
     """How much of each document is read.
 
     Attributes:
-        name: "first 128 tokens", "whole, in pieces".
+        name: "first 128 tokens", "whole, best piece".
         output: the model output that is searched.
         overall: nDCG@10 over all queries.
         by_length: nDCG@10 by the length of the relevant documents, in tokens.
@@ -165,7 +165,9 @@ class SetResult:
         without_judgment: queries left out because no document is relevant to them.
         language: of the documents; None where they are mixed.
         query_languages: how many queries are in each.
+        query_ids: of the queries asked, in the order of every ``per_query``.
         lengths: how many documents there are of each length, in tokens.
+        query_lengths: how many queries there are to each length of their relevant documents.
         truncated: share of the documents whose end the model did not read.
         systems: in the order of the report.
         significance: for every two systems the adjusted p-value of no difference in nDCG@10.
@@ -183,7 +185,9 @@ class SetResult:
     without_judgment: int
     language: str | None
     query_languages: Mapping[str, int]
+    query_ids: Sequence[str]
     lengths: Mapping[str, int]
+    query_lengths: Mapping[str, int]
     truncated: float
     systems: Sequence[SystemResult]
     significance: Mapping[tuple[str, str], float]

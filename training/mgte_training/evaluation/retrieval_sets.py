@@ -12,6 +12,9 @@ from typing import Any, Self
 from mgte_rag import DataError, InvalidOptionError
 from mgte_rag.errors import shown
 
+# What stands over the grades of judgments with a heading.
+_HEADINGS = {"score", "grade", "relevance", "label", "rel"}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -137,18 +140,18 @@ def read_folder(folder: str | Path, *, split: str = "test") -> RetrievalSet:
     """Read a folder in the BEIR layout.
 
     ``corpus.jsonl`` (``_id``, ``text``, optionally ``title`` and ``language``), ``queries.jsonl`` (``_id``, ``text``,
-    optionally ``language``), both also as ``.jsonl.gz``, and ``qrels/{split}.tsv`` or ``qrels.tsv`` (query id, document
-    id, grade, with or without a heading).
+    optionally ``language``), both also as ``.jsonl.gz``, and ``qrels/{split}.tsv`` (query id, document id, grade, with
+    or without a heading); for the split "test" also ``qrels.tsv``.
 
     Raises:
-        DataError: a file is missing or a line cannot be used; the message names file and line.
+        DataError: a file is missing or empty, or a line cannot be used; the message names file and line.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; give one with corpus.jsonl(.gz), queries.jsonl(.gz) and qrels.tsv")
     corpus = _found(folder, ("corpus.jsonl.gz", "corpus.jsonl"))
     queries = _found(folder, ("queries.jsonl.gz", "queries.jsonl"))
-    qrels = _found(folder, (f"qrels/{split}.tsv", "qrels.tsv"))
+    qrels = _found(folder, (f"qrels/{split}.tsv", "qrels.tsv") if split == "test" else (f"qrels/{split}.tsv",))
     return RetrievalSet.build(folder.resolve().name, _read_rows(corpus), _read_rows(queries), _read_judgments(qrels))
 
 
@@ -170,17 +173,20 @@ def _by_id(rows: Iterable[Row], kind: str) -> dict[str, Row]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Every line that is not blank, after its place; decoded line by line, so that a fault has a line."""
-    number = 0
+    number, empty = 0, True
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 if line.strip():
+                    empty = False
                     yield f"{path}:{number}", line
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
     except (OSError, EOFError, zlib.error) as error:  # gzip raises each of them for damaged files
         raise DataError(f"{path}:{number + 1}: cannot be read: {error}") from error
+    if empty:
+        raise DataError(f"{path}:1: the file is empty")
 
 
 def _read_rows(path: Path) -> Iterator[Row]:
@@ -224,5 +230,5 @@ def _read_judgments(path: Path) -> Iterator[Judgment]:
         try:
             yield Judgment(query, document, int(grade), place)
         except ValueError:
-            if number > 0:
+            if number > 0 or grade.strip().lower() not in _HEADINGS:
                 raise DataError(f"{place}: the grade must be a whole number, not {shown(grade)}") from None

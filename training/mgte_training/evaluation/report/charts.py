@@ -9,7 +9,9 @@ from mgte_training.evaluation.measures import Estimate
 from mgte_training.evaluation.report.style import SERIES
 
 _WIDTH, _HEIGHT = 360, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 12, 10, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 38, 12, 10, 44
+# Characters of step names that fit beside each other under the axis; of more every other name stands lower.
+_TICK_CHARACTERS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,15 @@ def line_chart(series: Mapping[str, Mapping[str, Estimate]], *, x_label: str, y_
     scale = _Scale(min(ends, default=0.0), max(ends, default=1.0))
     width = (_WIDTH - _LEFT - _RIGHT) / max(1, len(steps))
     places = {step: _LEFT + width * (i + 0.5) for i, step in enumerate(steps)}
-    marks = [scale.grid(), *(_tick(places[step], step, crowded=len(steps) > 5) for step in steps)]
+    crowded = sum(len(step) + 1 for step in steps) > _TICK_CHARACTERS
+    marks = [scale.grid(), *(_tick(places[step], step, lower=crowded and i % 2 == 1) for i, step in enumerate(steps))]
     for number, (name, values) in enumerate(series.items()):
         shift = (number - (len(series) - 1) / 2) * min(4.0, width / (len(series) + 1))
         points = [(places[step] + shift, each) for step, each in values.items()]
         path = " ".join(f"{x:.1f},{scale.y(each.value):.1f}" for x, each in points)
-        marks.append(f'<polyline points="{path}" fill="none" stroke="{colour(number)}" stroke-width="2"/>')
+        marks.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour(number)}" stroke-width="2"{_dashes(number)}/>'
+        )
         for (x, each), step in zip(points, values, strict=True):
             marks.append(
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{scale.y(each.low):.1f}" y2="{scale.y(each.high):.1f}" '
@@ -76,7 +81,7 @@ def scatter_chart(points: Sequence[Point], *, x_label: str, y_label: str) -> str
         return _LEFT + (math.log10(x) - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
 
     ticks = _log_ticks(low, high)
-    marks = [scale.grid(), *(_tick(place(tick), _short(tick), crowded=False) for tick in ticks)]
+    marks = [scale.grid(), *(_tick(place(tick), _short(tick)) for tick in ticks)]
     taken = [(place(each.x) - 5, scale.y(each.y) - 5, 10.0, 10.0) for each in points]
     for each in sorted(points, key=lambda point: -point.y):
         x, y = place(each.x), scale.y(each.y)
@@ -91,7 +96,8 @@ def scatter_chart(points: Sequence[Point], *, x_label: str, y_label: str) -> str
 def legend(names: Sequence[str]) -> str:
     """What the colours mean."""
     items = "".join(
-        f'<li><i style="background:{colour(number)}"></i>{escape(name)}</li>' for number, name in enumerate(names)
+        f'<li><i{" class=again" if _dashes(number) else ""} style="background:{colour(number)}"></i>{escape(name)}</li>'
+        for number, name in enumerate(names)
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -143,9 +149,14 @@ def _svg(marks: Sequence[str], x_label: str, y_label: str) -> str:
     )
 
 
-def _tick(x: float, label: str, *, crowded: bool) -> str:
-    size = ' style="font-size:9px"' if crowded else ""
-    return f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="middle"{size}>{escape(label)}</text>'
+def _dashes(series: int) -> str:
+    """Where the colours begin again, lines are dashed."""
+    return ' stroke-dasharray="5 3"' if series >= SERIES else ""
+
+
+def _tick(x: float, label: str, *, lower: bool = False) -> str:
+    y = _HEIGHT - _BOTTOM + (25 if lower else 13)
+    return f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{escape(label)}</text>'
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -163,7 +174,7 @@ def _short(value: float) -> str:
 
 def _free_label(label: str, x: float, y: float, taken: list[tuple[float, float, float, float]]) -> str:
     """The label beside its point, where no other label or point is if there is such a place."""
-    width, height = 7.0 * len(label), 11.0
+    width, height = 7.0 * len(label) + 3, 11.0  # with a gap, so that neighbours do not read as one number
     offsets = [(7, -5.5), (-7 - width, -5.5), (-width / 2, -17), (-width / 2, 6), (7, -16), (7, 5), (-7 - width, -16)]
     offsets += [(-7 - width, 5), (16, -5.5), (-16 - width, -5.5), (-width / 2, -27), (-width / 2, 17)]
     boxes = [(x + dx, y + dy, width, height) for dx, dy in offsets]

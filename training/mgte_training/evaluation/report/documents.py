@@ -104,9 +104,11 @@ def _set(found: SetResult) -> dict[str, Any]:
         values = asdict(system)
         values["per_query"] = {MAIN: [round(float(value), 6) for value in system.per_query[MAIN]]}
         systems.append(values)
-    fields = ("name", "documents", "queries", "judgments", "without_judgment", "language", "query_languages", "lengths")
+    fields = ("name", "documents", "queries", "judgments", "without_judgment", "language", "query_languages")
+    more = ("lengths", "query_lengths", "truncated", "seconds")
     return {
-        **{name: getattr(found, name) for name in (*fields, "truncated", "seconds")},
+        **{name: getattr(found, name) for name in (*fields, *more)},
+        "query_ids": list(found.query_ids),
         "systems": systems,
         "significance": [{"systems": list(pair), "p": p} for pair, p in found.significance.items()],
         "collection": None if found.collection is None else asdict(found.collection),

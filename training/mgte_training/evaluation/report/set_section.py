@@ -44,9 +44,7 @@ def _facts(found: SetResult) -> str:
         "queries": f"{found.queries:,}",
         "relevant pairs": f"{found.judgments:,}",
         "language of the documents": found.language or "mixed",
-        "queries in": ", ".join(
-            f"{language} {count:,}" for language, count in list(found.query_languages.items())[:12]
-        ),
+        "queries in": ", ".join(f"{language} {count:,}" for language, count in found.query_languages.items()),
         "document lengths in tokens": ", ".join(f"{name}: {count:,}" for name, count in found.lengths.items()),
     }
     if found.without_judgment:
@@ -113,7 +111,7 @@ def _charts(found: SetResult) -> str:
                     x_label="tokens of the relevant documents",
                     y_label=MAIN,
                 ),
-                "The best system of each kind (mGTE's figure 5).",
+                f"The best system of each kind (mGTE's figure 5). {_asked(found)}",
             )
         )
     charts += _variants(found)
@@ -137,6 +135,11 @@ def _by_cost(found: SetResult, title: str, x_label: str) -> str:
     return figure(title, drawing, f"{MAIN} upwards; the numbers are those of the table.")
 
 
+def _asked(found: SetResult) -> str:
+    """How much stands behind each point of a chart by length."""
+    return f"Queries: {', '.join(f'{bucket}: {count:,}' for bucket, count in found.query_lengths.items())}."
+
+
 def _one_of_each_kind(found: SetResult) -> list[SystemResult]:
     best: dict[str, SystemResult] = {}
     for each in found.systems:
@@ -157,7 +160,7 @@ def _variants(found: SetResult) -> list[str]:
                 f"Cut and whole, {output}",
                 line_chart(series, x_label="tokens of the relevant documents", y_label=MAIN),
                 "Documents read to this length and whole, with the figure over all queries. "
-                "A document in pieces counts as its best piece.",
+                f"A document in pieces counts as its best piece. {_asked(found)}",
             )
         )
     return charts
@@ -168,10 +171,14 @@ def _languages(found: SetResult) -> str:
     if len(languages) < 2:
         return ""
     rows = [
-        [safe(each.name), *(f"{each.by_language[language].value:.3f}" for language in languages)]
+        [safe(each.name), *(with_interval(each.by_language[language]) for language in languages)]
         for each in found.systems
     ]
-    return f"<h3>{MAIN} by language of the query</h3>" + table(["system", *languages], rows)
+    return (
+        f"<h3>{MAIN} by language of the query</h3>"
+        + table(["system", *(f"{language}, {found.query_languages[language]:,}" for language in languages)], rows)
+        + '<p class="note">After each language, how many queries are in it.</p>'
+    )
 
 
 def _significance(found: SetResult) -> str:
@@ -197,7 +204,7 @@ def _collection(found: SetResult) -> str:
         return ""
     rows = [
         [
-            safe(each.mode),
+            safe(each.mode.replace("_", " ")),
             *(with_interval(each.measures[name]) for name in each.measures),
             "" if each.exact is None else f"{each.exact:.3f}",
             f"{each.p50_ms:.1f}",
@@ -212,8 +219,8 @@ def _collection(found: SetResult) -> str:
         + table(["mode", *names, "exact search", "p50 ms", "p95 ms"], rows)
         + f'<p class="note">{found.documents:,} documents{pieces} in a HybridCollection in a folder, '
         f"{run.queries:,} queries one by one: filled in {run.build_seconds:.1f} s, {size(run.disk_bytes)} on the disk. "
-        f"Times are of the search alone; encoding a query takes {run.encode_ms:.1f} ms. Exact search: {MAIN} on the "
-        f"same queries where every document is compared"
+        f"Times are of the search alone; encoding a query takes {run.encode_ms:.1f} ms. Exact search: {MAIN} of the "
+        f"system above that searches alike, on the same queries"
         f"{', with documents cut at what the model reads' if run.split else ''}.</p>"
     )
 
@@ -230,8 +237,8 @@ def _sample(found: SetResult) -> str:
     return (
         "<h3>On a sampled corpus</h3>"
         f"<p>All judged documents and the best {sample.depth} by BM25 for each query: {sample.documents:,} of "
-        f"{sample.of_documents:,} documents. Kendall's tau of the two orders of systems: {tau}.</p>"
-        + table(["system", f"{MAIN}, full corpus", "sampled"], rows)
+        f"{sample.of_documents:,} documents. Kendall's tau of the two orders of systems by {MAIN}: {tau}.</p>"
+        + table(["system", "full corpus", "sampled"], rows)
     )
 
 

@@ -27,6 +27,7 @@ h3 { font-size: 1rem; margin: 2rem 0 .4rem; }
 p { margin: .4rem 0; max-width: 48rem; }
 .soft, .note, figcaption, dt { color: var(--soft); }
 .note, figcaption { font-size: .85rem; }
+figcaption { margin-top: .4rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 100%; }
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
@@ -36,7 +37,7 @@ tr.best td { font-weight: 650; }
 tr.best td:first-child::after { content: " best"; color: var(--good); font-size: .75rem; }
 .ci { display: block; color: var(--soft); font-size: .72rem; line-height: 1.2; font-weight: 400; }
 .number { color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 1.2rem;
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1.2rem;
   margin: 1rem 0; }
 figure { margin: 0; padding: .8rem; background: var(--card); border-radius: .5rem; min-width: 0; }
 figure h4 { margin: 0 0 .3rem; font-size: .9rem; }
@@ -48,6 +49,7 @@ svg .axis { stroke: var(--soft); stroke-width: 1; }
 .legend { display: flex; flex-wrap: wrap; gap: .15rem .9rem; margin: .4rem 0 0; padding: 0;
   list-style: none; font-size: .8rem; }
 .legend i { display: inline-block; width: .75em; height: .75em; border-radius: 50%; margin-right: .35em; }
+.legend i.again { border-radius: 0; height: .25em; vertical-align: middle; }
 dl.facts { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: .6rem 0; font-size: .9rem; }
 dl.facts div { min-width: 0; }
 dt { font-size: .75rem; }

@@ -124,6 +124,17 @@ def _task_file(path: Path, number: int, table: dict[str, object]) -> TaskFile:
         raise DataError(f"{path}, task {number}: {error}") from error
 
 
+def check_tasks(tasks: Iterable[TaskFile]) -> None:
+    """Read all the data that tasks name, so that what cannot be used is told before hours of work.
+
+    Raises:
+        DataError: a file cannot be used; the message names file and line.
+        MissingExtraError: a task needs a package of the extra "eval".
+    """
+    for task in tasks:
+        _prepared(task)
+
+
 def run_tasks(
     model: str | Path | None,
     tasks: Iterable[TaskFile],

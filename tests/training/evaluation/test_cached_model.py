@@ -127,9 +127,8 @@ def test_a_second_evaluation_encodes_nothing_and_finds_the_same(
     docs_set: RetrievalSet, mini_fp32: EmbeddingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = docs_set.sample_queries(10)
-    few = few.keep_documents(
-        {*docs_set.document_ids[:30], *(key for each in few.grades.values() for key in each)}, "few"
-    )
+    judged = {key for grades in few.grades.values() for key in grades}
+    few = few.keep_documents({*judged, *docs_set.document_ids[:30]}, "few")
     options = Options(systems=("bm25", "dense", "sparse", "fusion", "late_interaction"), cache=tmp_path)
     first = evaluate(mini_fp32, [few], options=options).sets[0]
     before = mini_fp32.forwards

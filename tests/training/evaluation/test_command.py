@@ -3,14 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from mgte_cli.main import main
-
-from .conftest import write_lines
 
 
 def test_the_command_evaluates_prints_and_writes(
@@ -100,13 +98,17 @@ name = "tuned"
 """
 
 
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
     animals, others = ["the cat", "a cat sat", "cat and cat", "cat ran"], ["tree", "under the tree", "a mat", "on mat"]
     labels = [{"text": text, "label": label} for texts, label in ((animals, 1), (others, 0)) for text in texts]
-    write_lines(tmp_path / "labelled.jsonl", labels)
+    write_rows(tmp_path / "labelled.jsonl", labels)
     pairs = [{"sentence1": "the cat", "sentence2": text, "score": i} for i, text in enumerate(others + animals[1:])]
-    write_lines(tmp_path / "sts.jsonl", pairs)
+    write_rows(tmp_path / "sts.jsonl", pairs)
     (tmp_path / "tasks.toml").write_text(TASKS)
     return tmp_path / "tasks.toml"
 
@@ -133,7 +135,7 @@ def test_other_tasks_stand_in_the_same_report(
 def test_bad_data_of_a_task_is_told_before_anything_is_computed(
     tasks: Path, write_set: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_lines(tasks.parent / "labelled.jsonl", [{"text": "a"}])
+    write_rows(tasks.parent / "labelled.jsonl", [{"text": "a"}])
     assert main(["evaluate", "--data", str(write_set()), "--tasks", str(tasks)]) == 1
     err = capsys.readouterr().err
     assert "labelled.jsonl, line 1" in err

@@ -1,6 +1,7 @@
 """Retrieval sets from the Hugging Face hub."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mgte_rag import DataError, MissingExtraError
@@ -24,9 +25,13 @@ def read_hub(name: str, *, split: str = "test", revision: str | None = None) -> 
     except ImportError as error:
         raise MissingExtraError("datasets", "reading data sets from the hub") from error
 
+    # The library keeps what it read of a folder under the folder's last name, and would give it for another or a
+    # changed one.
+    mode = "force_redownload" if Path(name).is_dir() else None
+
     def load(configuration: str, part: str) -> Any:
         try:
-            return datasets.load_dataset(name, configuration, split=part, revision=revision)
+            return datasets.load_dataset(name, configuration, split=part, revision=revision, download_mode=mode)
         except Exception as error:  # the library lets through what its many file systems and formats raise
             raise DataError(
                 f"cannot read {configuration!r}, split {part!r}, of the data set {name!r}: {error}. It needs the "

@@ -14,8 +14,8 @@ _SAMPLE = 300
 _MAJORITY = 0.8
 # A language that fewer of a set's queries seem to be in is a mistake about short texts.
 _LEAST_SHARE = 0.02
-# Short Mandarin in traditional characters is taken for Cantonese often; both written forms of Norwegian are one here.
-_WRITTEN_ALIKE = {"yue": "zh", "nb": "no", "nn": "no"}
+# Short Mandarin is taken for Cantonese or Wu often; both written forms of Norwegian are one here.
+_WRITTEN_ALIKE = {"yue": "zh", "wuu": "zh", "nb": "no", "nn": "no"}
 
 
 def document_language(data: RetrievalSet) -> str | None:

@@ -57,9 +57,13 @@ def _cut(found: SetResult, max_length: int) -> str:
     if not found.truncated:
         return ""
     hint = "" if found.variants else " Evaluate with --lengths to see what that costs."
+    whole = ["BM25"] if any(each.kind == "bm25" for each in found.systems) else []
+    whole += ["the collection"] if found.collection is not None else []
+    others = f"; {' and '.join(whole)} had all of them" if whole else ""
     return (
         f'<p class="warning">{found.truncated:.0%} of the documents are longer than the {max_length:,} tokens that the '
-        f"model reads. The systems below saw their beginnings only; BM25 and the collection saw all.{hint}</p>"
+        f"model reads. Its vectors below are of their beginnings only"
+        f"{others}.{hint}</p>"
     )
 
 

@@ -26,12 +26,12 @@ def read_hub(name: str, *, split: str = "test", revision: str | None = None) -> 
         raise MissingExtraError("datasets", "reading data sets from the hub") from error
 
     # The library keeps what it read of a folder under the folder's last name, and would give it for another or a
-    # changed one.
-    mode = "force_redownload" if Path(name).is_dir() else None
+    # changed one; streaming reads the files.
+    streaming = Path(name).is_dir()
 
     def load(configuration: str, part: str) -> Any:
         try:
-            return datasets.load_dataset(name, configuration, split=part, revision=revision, download_mode=mode)
+            return datasets.load_dataset(name, configuration, split=part, revision=revision, streaming=streaming)
         except Exception as error:  # the library lets through what its many file systems and formats raise
             raise DataError(
                 f"cannot read {configuration!r}, split {part!r}, of the data set {name!r}: {error}. It needs the "

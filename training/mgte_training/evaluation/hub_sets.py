@@ -1,5 +1,6 @@
 """Retrieval sets from the Hugging Face hub."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,23 +27,31 @@ def read_hub(name: str, *, split: str = "test", revision: str | None = None) -> 
         raise MissingExtraError("datasets", "reading data sets from the hub") from error
 
     # The library keeps what it read of a folder under the folder's last name, and would give it for another or a
-    # changed one; streaming reads the files.
-    streaming = Path(name).is_dir()
+    # changed one: a folder is read with nothing kept.
+    is_folder = Path(name).is_dir()
 
     def load(configuration: str, part: str) -> Any:
         try:
-            return datasets.load_dataset(name, configuration, split=part, revision=revision, streaming=streaming)
+            return datasets.load_dataset(
+                name,
+                configuration,
+                split=part,
+                revision=revision,
+                streaming=is_folder,
+                cache_dir=nothing if is_folder else None,
+            )
         except Exception as error:  # the library lets through what its many file systems and formats raise
             raise DataError(
                 f"cannot read {configuration!r}, split {part!r}, of the data set {name!r}: {error}. It needs the "
                 f"network or a copy in the cache; a folder with corpus.jsonl, queries.jsonl and qrels.tsv needs neither"
             ) from error
 
-    corpus, queries = load("corpus", "corpus"), load("queries", "queries")
-    judgments = load("default", split)
-    return RetrievalSet.build(
-        name, _rows(name, "corpus", corpus), _rows(name, "queries", queries), _judged(name, judgments)
-    )
+    with tempfile.TemporaryDirectory() as nothing:
+        corpus, queries = load("corpus", "corpus"), load("queries", "queries")
+        judgments = load("default", split)
+        return RetrievalSet.build(
+            name, _rows(name, "corpus", corpus), _rows(name, "queries", queries), _judged(name, judgments)
+        )
 
 
 def _rows(name: str, kind: str, rows: Any) -> Iterator[Row]:

@@ -37,6 +37,7 @@ _EXTRAS = {
     "PyStemmer": "eval",
     "qdrant-client": "qdrant",
     "qdrant-edge-py": "qdrant",
+    "rensa": "train",
     "scipy": "eval",
     "torchmetrics": "eval",
     "transformers": "train",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mgte_rag.errors import DataError
+from mgte_training.corpus.structure import Outline, outline_html, outline_markdown, outline_rst
 from mgte_training.domain import Section, read_documents
-from mgte_training.domain.structure import Outline, outline_html, outline_markdown, outline_rst
 
 
 def test_markdown_sections_end_at_the_next_heading_of_any_level() -> None:

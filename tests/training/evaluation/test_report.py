@@ -14,12 +14,12 @@ import pytest
 
 from mgte_cli.main import main
 from mgte_rag import EmbeddingModel, InvalidOptionError
+from mgte_training import languages
 from mgte_training.evaluation import (
     Evaluation,
     Options,
     TaskScore,
     evaluate,
-    languages,
     read_folder,
     write_html,
     write_json,

@@ -5,13 +5,14 @@ print(tuned.report)
 model = EmbeddingModel.load(tuned.folder)
 """
 
+from mgte_training.corpus.documents import Document
+from mgte_training.corpus.structure import Section
 from mgte_training.domain.comparison import Comparison, compare, measure
-from mgte_training.domain.documents import Document, Documents, read_documents
+from mgte_training.domain.documents import Documents, read_documents
 from mgte_training.domain.interpolation import interpolated
 from mgte_training.domain.judged import Judged, read_beir
 from mgte_training.domain.options import TuningOptions
 from mgte_training.domain.pairs import Pairs, make_pairs
-from mgte_training.domain.structure import Section
 from mgte_training.domain.tuning import Tuned, tune
 
 __all__ = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mgte_rag.errors import DataError, shown
-from mgte_training.domain.documents import Document
+from mgte_training.corpus.documents import Document
 
 _WORD = re.compile(r"\w+")
 

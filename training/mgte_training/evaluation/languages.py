@@ -2,11 +2,9 @@
 
 import random
 from collections import Counter
-from functools import cache
-from typing import Any
 
-from mgte_rag import MissingExtraError
 from mgte_training.evaluation.retrieval_sets import RetrievalSet
+from mgte_training.languages import detect_language
 
 # Documents looked at for a set's language.
 _SAMPLE = 300
@@ -14,8 +12,6 @@ _SAMPLE = 300
 _MAJORITY = 0.8
 # A language that fewer of a set's queries seem to be in is a mistake about short texts.
 _LEAST_SHARE = 0.02
-# Short Mandarin is taken for Cantonese or Wu often; both written forms of Norwegian are one here.
-_WRITTEN_ALIKE = {"yue": "zh", "wuu": "zh", "nb": "no", "nn": "no"}
 
 
 def document_language(data: RetrievalSet) -> str | None:
@@ -23,7 +19,7 @@ def document_language(data: RetrievalSet) -> str | None:
     if data.language is not None:
         return data.language
     texts = random.Random(0).sample(data.documents, min(_SAMPLE, len(data.documents)))
-    votes = Counter(_detect(text) for text in texts if text)
+    votes = Counter(detect_language(text) for text in texts if text)
     if not votes:
         return None
     language, count = votes.most_common(1)[0]
@@ -32,25 +28,11 @@ def document_language(data: RetrievalSet) -> str | None:
 
 def query_languages(data: RetrievalSet) -> list[str]:
     """The language of each query: as given, else detected among those that a fair share of the queries are in."""
-    first = [given or _detect(text) for given, text in zip(data.query_languages, data.queries, strict=True)]
+    first = [given or detect_language(text) for given, text in zip(data.query_languages, data.queries, strict=True)]
     votes = Counter(first)
     likely = {language for language, count in votes.items() if count >= max(2, _LEAST_SHARE * len(first))}
     likely = likely or {votes.most_common(1)[0][0]}
     return [
-        language if given or language in likely else _detect(text, likely)
+        language if given or language in likely else detect_language(text, likely)
         for given, language, text in zip(data.query_languages, first, data.queries, strict=True)
     ]
-
-
-def _detect(text: str, among: set[str] | None = None) -> str:
-    ranked: list[str] = [_WRITTEN_ALIKE.get(language, language) for language, _ in _identifier().rank(text)]
-    return next((language for language in ranked if among is None or language in among), ranked[0])
-
-
-@cache
-def _identifier() -> Any:
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingExtraError("py3langid", "detecting languages") from error
-    return LanguageIdentifier.from_model_file(MODEL_FILE)

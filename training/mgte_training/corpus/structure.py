@@ -79,10 +79,27 @@ def outline_markdown(text: str, title: str = "") -> Outline:
     return _outline(parts, title)
 
 
-def outline_rst(text: str) -> Outline:
+def outline_marked_up(text: str, title: str = "") -> Outline:
+    """Markdown or reStructuredText: the latter where no heading has a # and one is underlined with what Markdown lacks.
+
+    Args:
+        text: the whole document.
+        title: of the document, as for ``outline_markdown``.
+    """
+    lines = text.splitlines()
+    underlined = (number for number in range(len(lines) - 1) if lines[number + 1][:1] not in ("=", "-", "`"))
+    is_rst = any(_rst_heading(lines, number) for number in underlined) and not any(map(_ATX.match, lines))
+    return (outline_rst if is_rst else outline_markdown)(text, title)
+
+
+def outline_rst(text: str, title: str = "") -> Outline:
     """ReStructuredText and plain text: underlined headings, overlined or not; their order of appearance is the level.
 
     Without any heading a short first line with an empty line after it is the title.
+
+    Args:
+        text: the whole document.
+        title: of the document; "" is the first heading where no other is as high.
     """
     lines = text.splitlines()
     parts = [_Part(0, "", [])]
@@ -101,9 +118,9 @@ def outline_rst(text: str) -> Outline:
             styles.append(style)
         parts.append(_Part(1 + styles.index(style), heading, []))
         number += 2 + overlined
-    if len(parts) == 1:
+    if len(parts) == 1 and not title:
         return _outline_plain(parts[0].lines)
-    return _outline(parts, "")
+    return _outline(parts, title)
 
 
 def outline_html(text: str) -> Outline:

@@ -25,7 +25,6 @@ from mgte_training.corpus.duplicates import Duplicates
 from mgte_training.corpus.options import CorpusOptions
 from mgte_training.corpus.pairs import Made, Pair, make_pairs_of
 from mgte_training.corpus.quality import quality_filters
-from mgte_training.corpus.report import page
 from mgte_training.corpus.semantic import SemanticFilter
 from mgte_training.corpus.shards import Shards
 from mgte_training.corpus.statistics import Statistics
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 # Pairs that the model scores at once, at least; also the unit that a resumed run does again.
 _BLOCK = 512
+# A block ends before that where its texts are long.
+_BLOCK_CHARACTERS = 4_000_000
 _LANGUAGE_CHARACTERS = 1_000
 _CODE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 _HEADINGS = "shared-headings.json"
@@ -97,6 +98,8 @@ def build_pairs(
 
 def _finish(work: "_Work", shards: Shards, name: str, options: CorpusOptions) -> None:
     """Check the counts and write the report and the last shard."""
+    from mgte_training.corpus.report import page  # on use: the evaluation's style comes with all of the evaluation
+
     statistics = work.statistics
     statistics.check()
     if not statistics.kept:
@@ -150,15 +153,16 @@ class _Work:
 
     def _blocks(self, shared_headings: Container[int]) -> Iterator[tuple[_Place, list[Made | Unreadable]]]:
         """Records with what they give, in blocks with enough pairs, each with the place where it begins."""
-        start, block, pairs = self._place, list[Made | Unreadable](), 0
+        start, block, pairs, characters = self._place, list[Made | Unreadable](), 0, 0
         for number in range(start.file, len(self.files)):
             skip = start.records if number == start.file else 0
             for behind, record in enumerate(read_records(self.files[number], skip=skip), start=skip + 1):
                 block.append(self._made(record, shared_headings))
-                pairs += len(block[-1].pairs) if isinstance(block[-1], Made) else 0
-                if pairs >= _BLOCK:
+                for pair in block[-1].pairs if isinstance(block[-1], Made) else ():
+                    pairs, characters = pairs + 1, characters + len(pair.positive)
+                if pairs >= _BLOCK or characters >= _BLOCK_CHARACTERS:
                     yield start, block
-                    start, block, pairs = _Place(number, behind), [], 0
+                    start, block, pairs, characters = _Place(number, behind), [], 0, 0
         if block:
             yield start, block
 

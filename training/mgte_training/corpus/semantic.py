@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from mgte_rag.errors import DataError, InvalidOptionError, shown
 from mgte_training.corpus.pairs import Pair
-from mgte_training.data import Source
-from mgte_training.data.readers import json_lines, read_examples
 
 if TYPE_CHECKING:
     from mgte_rag import EmbeddingModel
@@ -102,6 +100,8 @@ class LabelledScores:
 
 def is_labelled(path: str | Path) -> bool:
     """Whether a file's first row says that its query and text match, or that they do not."""
+    from mgte_training.data.readers import json_lines  # on use, as below: it loads torch
+
     first = next(json_lines(Path(path)), ("", None))[1] if Path(path).is_file() else None
     return isinstance(first, dict) and "matches" in first
 
@@ -117,6 +117,8 @@ def score_labelled(model: "EmbeddingModel", path: str | Path, *, max_tokens: int
     Raises:
         DataError: a row is malformed, or one of the two kinds is missing.
     """
+    from mgte_training.data.readers import json_lines
+
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file")
     sides: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
@@ -147,6 +149,8 @@ def score_shuffled(
     Raises:
         DataError: the file cannot be read or has fewer than two different pairs.
     """
+    from mgte_training.data import Source, read_examples
+
     pairs = [(each.query, each.positives[0]) for each in read_examples(Source(str(path), str(path)))]
     pairs = random.Random(seed).sample(pairs, min(sample, len(pairs)))
     answers: defaultdict[str, set[str]] = defaultdict(set)

@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,10 @@ class Shards:
     def close(self) -> None:
         """Leave what was begun."""
         if self._stream is not None:
-            with suppress(OSError):
-                self._stream.close()
+            self._stream.discard()
             with suppress(OSError):
                 _part(self._path(self.count)).unlink()
-            self._stream = None
+        self._stream, self._in_shard = None, 0
 
     def _path(self, number: int) -> Path:
         return self._folder / f"pairs-{number:05}.jsonl.gz"
@@ -169,10 +168,16 @@ class _Compressed:
         self._gzip.write(line)
 
     def close(self) -> None:
-        with closing(self._file):
-            self._gzip.close()
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        self._gzip.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close what may not have room for what is still to be written."""
+        for stream in (self._gzip, self._file):
+            with suppress(OSError, ValueError):
+                stream.close()
 
 
 def _part(path: Path) -> Path:

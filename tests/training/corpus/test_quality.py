@@ -43,6 +43,7 @@ WHOLE = [
     "The café is open – and the naïve guest is there: “so”, £5, 20 °C.",
     "Ångström, Ørsted, São Paulo, ÄÖÜ, Â and Ã are letters.",
     "猫は眠る。 Привет, мир! العربية हिन्दी ภาษาไทย",
+    "U+FFFD, \ufffd, stands for what was lost. " + "Plain text is here. " * 10,
     "U+FFFD, \ufffd, stands for what was lost. " * 3 + "Plain text is here. " * 200,
     "form\ffeed and tab\t",
 ]
@@ -74,6 +75,7 @@ PROSE = [
     "All rights reserved was a phrase of the Buenos Aires Convention of 1910, which asked of authors that they say so "
     "in their works; " + "today no country needs it any more, since the Berne Convention protects without it. " * 6,
     "Define it so:\n\n```python\nfor i in range(10):\n    print(i)\n    total += i\n```\n\nand then run the file.",
+    "Every call is the same:\n\n```\nget()\nget()\nget()\nget()\n```\n\nand ends.\n\n    get()\n    get()\n    get()\n",
     "表达式是一个或多个值、操作符或函数的组合。在 TiDB 中，表达式主要使用在 SELECT 语句的各个子句中。",
     "| name | what it does |\n|------|--------------|\n| open | opens the file |\n| close | closes it again |",
 ]

@@ -1,10 +1,12 @@
 """Scores of pairs by a real model, and the threshold that a sample of them gives."""
 
 import gzip
+import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +18,14 @@ from mgte_training.corpus import (
     MINI_MIN_SCORE,
     CorpusOptions,
     LabelledScores,
+    build,
     build_pairs,
     is_labelled,
     score_labelled,
     score_shuffled,
 )
 from mgte_training.corpus.semantic import pair_scores
+from mgte_training.corpus.shards import Shards
 
 
 def test_a_threshold_lets_no_more_pass_than_its_rate_says() -> None:
@@ -123,6 +127,34 @@ def test_pairs_under_the_score_are_left_out_and_other_languages_are_not_judged(
     assert (found.pairs, found.kept, found.dropped["semantic"], found.unscored) == (4, 3, 1, 1)
     assert sum(found.scores_kept.values()) == 2
     assert sum(found.scores_dropped.values()) == 1
+
+
+def test_a_stopped_run_that_asks_a_model_goes_on_to_the_same_bytes(
+    mini: EmbeddingModel, stdlib_docs: list[DocEntry], write: Callable[..., Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    entries = [entry for entry in stdlib_docs if len(entry.text.split()) > 12][:120:2]
+    path = write([{"query": entry.name, "positive": entry.text, "language": "en"} for entry in entries])
+    options = CorpusOptions(min_score=MINI_MIN_SCORE, score_tokens=32, shard_rows=7)
+    monkeypatch.setattr(build, "_BLOCK", 20)
+    found = build_pairs([path], tmp_path / "whole", options=options, model=mini)
+    assert found.kept > 21
+    assert found.dropped["semantic"] > 2
+    add, rows = Shards.add, itertools.count()
+
+    def stop_in_the_third_shard(self: Shards, row: Mapping[str, Any]) -> bool:
+        if next(rows) == 17:
+            raise KeyboardInterrupt
+        return add(self, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shards, "add", stop_in_the_third_shard)
+        with pytest.raises(KeyboardInterrupt):
+            build_pairs([path], tmp_path / "out", options=options, model=mini)
+    assert len(list((tmp_path / "out").glob("pairs-*.gz"))) == 2
+    assert build_pairs([path], tmp_path / "out", options=options, model=mini) == found
+    files = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("out", "whole")]
+    assert files[0] == files[1]
 
 
 def test_a_score_needs_a_model_with_dense_vectors(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """From files to filtered pairs in shards: a stream that can be stopped at any moment and goes on."""
 
 import json
-import re
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -24,7 +23,7 @@ from mgte_training.corpus.documents import (
 from mgte_training.corpus.duplicates import Duplicates
 from mgte_training.corpus.options import CorpusOptions
 from mgte_training.corpus.pairs import Made, Pair, make_pairs_of
-from mgte_training.corpus.quality import quality_filters
+from mgte_training.corpus.quality import CODE, quality_filters
 from mgte_training.corpus.semantic import SemanticFilter
 from mgte_training.corpus.shards import Shards
 from mgte_training.corpus.statistics import Statistics
@@ -39,7 +38,6 @@ _BLOCK = 512
 # A block ends before that where its texts are long.
 _BLOCK_CHARACTERS = 4_000_000
 _LANGUAGE_CHARACTERS = 1_000
-_CODE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 _HEADINGS = "shared-headings.json"
 
 
@@ -257,7 +255,7 @@ def _heading_keys(record: Document | Row | Unreadable) -> set[int]:
 def _with_language(pairs: Sequence[Pair]) -> Iterator[Pair]:
     """Pairs of a record with its language, detected where it was not given."""
     if any(not pair.language for pair in pairs):
-        prose = _CODE.sub("", "\n".join(pair.positive[: 2 * _LANGUAGE_CHARACTERS] for pair in pairs))
+        prose = CODE.sub("", "\n".join(pair.positive[: 2 * _LANGUAGE_CHARACTERS] for pair in pairs))
         language = detect_language((prose.strip() or pairs[0].positive)[:_LANGUAGE_CHARACTERS])
         pairs = [pair if pair.language else replace(pair, language=language) for pair in pairs]
     yield from pairs

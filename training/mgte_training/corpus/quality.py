@@ -12,8 +12,13 @@ from mgte_training.corpus.pairs import Pair
 from mgte_training.corpus.unsafe import Blocked, unsafe
 from mgte_training.corpus.words import folded, word_count
 
-# Characters that stand for others that were lost or misread, and the share of a text from which it is broken.
+CODE = re.compile(r"^ {0,3}(```|~~~).*?^ {0,3}\1[`~]*\s*$", re.MULTILINE | re.DOTALL)
+"""Fenced code of Markdown."""
+
+# Characters that stand for others that were lost or misread, and the share of a text from which it is broken; long
+# texts may have one, about characters say, and short ones none.
 _BROKEN_SHARE = 0.001
+_SHORT = 200
 _LOST = re.compile("[\ufffd\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # What UTF-8 of two to four bytes looks like when it is read as Windows-1252 or Latin-1.
 _MISREAD = re.compile(
@@ -88,10 +93,10 @@ def wrong_length(pair: Pair, query: tuple[int, int], positive: tuple[int, int]) 
 def broken(pair: Pair) -> str:
     """Replacement and control characters, and text that was read in the wrong encoding."""
     for name, text in (("query", pair.query), ("positive", pair.positive)):
-        most = _BROKEN_SHARE * len(text)
+        most = 0 if len(text) < _SHORT else max(1, _BROKEN_SHARE * len(text))
         if len(_LOST.findall(text)) > most:
             return f"{name} with lost or control characters"
-        if sum(map(_is_misread, _MISREAD.findall(text))) > most:
+        if sum(len(each) for each in _MISREAD.findall(text) if _is_misread(each)) > most:
             return f"{name} read in the wrong encoding"
     return ""
 
@@ -103,17 +108,14 @@ def boilerplate(pair: Pair) -> str:
     if pair.task == "heading-section" and folded(pair.query.rpartition(": ")[2]) in _HEADINGS:
         return "section of references, notices or links"
     text = pair.positive
-    shown = text.count("\n") + 1
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
     if word_count(text) <= _MOST_PHRASE_WORDS and (found := _PHRASES.search(text)):
         return f'a notice: "{found.group()}"'
     if _link_share(text) > _MOST_LINKS:
         return "mostly links"
     if _letter_share(text) < _FEWEST_LETTERS:
         return "few letters"
-    if shown > 3 and (detail := _wrong_lines(lines)):
-        return detail
-    return ""
+    lines = [line.strip() for line in CODE.sub("", text).split("\n") if line.strip() and line[:4].strip()]
+    return _wrong_lines(lines) if len(lines) > 3 else ""
 
 
 def _wrong_lines(lines: list[str]) -> str:

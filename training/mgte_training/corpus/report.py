@@ -63,8 +63,10 @@ def _charts(found: Statistics, options: CorpusOptions) -> list[str]:
     drawn = [
         figure("Tasks", _bars(found.tasks), "Pairs made, pale, and kept, full."),
         figure("Languages", _bars(found.languages), "Pairs made, pale, and kept, full."),
-        figure("Words of queries", _columns({"kept": _powers(found.query_words)}), "Pairs kept."),
-        figure("Words of positives", _columns({"kept": _powers(found.positive_words)}), "Pairs kept."),
+        figure("Words of queries", _columns({"kept": _powers(found.query_words)}), "Pairs kept, by powers of two."),
+        figure(
+            "Words of positives", _columns({"kept": _powers(found.positive_words)}), "Pairs kept, by powers of two."
+        ),
     ]
     if found.scores_kept or found.scores_dropped:
         scores = {"kept": _scores(found.scores_kept, found), "left out": _scores(found.scores_dropped, found)}

@@ -62,8 +62,10 @@ def build_pairs(
     The folder gets ``pairs-00000.jsonl.gz`` and so on, rows that ``mgte_training.data`` reads, in the order of the
     files' names and of what stands in them; and ``report.html`` and ``report.json``, what was left out and why. The
     files are read twice, first for the headings that several documents have. In memory are one block of pairs, 64 bits
-    of every heading and what ``Duplicates`` says. Stopped, the same call goes on after the last whole shard and ends
-    with the same bytes; the file where it stopped may be mended in between, those before it may not change.
+    of every heading and what ``Duplicates`` says. The model is asked last, about what no other filter left out; a
+    duplicate of a pair of the same block that the model then rejects stays a duplicate. Stopped, the same call goes on
+    after the last whole shard and ends with the same bytes; the file where it stopped may be mended in between, those
+    before it may not change.
 
     Args:
         sources: folders and files; see ``make_pairs_of`` for what stands in them.

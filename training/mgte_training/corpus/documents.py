@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -143,14 +143,14 @@ def document_of(row: Row) -> Document:
     return Document(row.name, outline.title, outline.sections)
 
 
-def opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> IO[bytes]:
     """The file for reading, uncompressed."""
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
 def _read_document(file: CorpusFile) -> Document | Unreadable:
     try:
-        with closing(opened(file.path)) as stream:
+        with closing(_opened(file.path)) as stream:
             text = stream.read().decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         return Unreadable(file.name, reason_of(error))
@@ -162,7 +162,7 @@ def _read_document(file: CorpusFile) -> Document | Unreadable:
 def _read_lines(file: CorpusFile, skip: int) -> Iterator[Row | Unreadable]:
     number = 0
     try:
-        with closing(opened(file.path)) as stream:
+        with closing(_opened(file.path)) as stream:
             lines = ((n, line) for n, line in enumerate(stream, start=1) if line.strip())
             for number, line in islice(lines, skip, None):
                 yield _row(line, f"{file.name}#{number}")
@@ -187,11 +187,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"no JSON: {error}"
     return str(getattr(error, "strerror", None) or error)
-
-
-def names_of(ends: Sequence[str] = READ) -> str:
-    """The formats that are read, for messages."""
-    return ", ".join(ends)
 
 
 def _readable(stem: str) -> str:

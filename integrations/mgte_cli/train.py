@@ -9,8 +9,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "train",
         help="train a model as a recipe says",
-        description="Train a model of vectors or a reranker as a TOML recipe says. Stopped, the same command goes on "
-        "from its last checkpoint and ends at the same weights. Several GPUs: torchrun -m mgte_cli.main train ...",
+        description="Train as a TOML recipe says: a model of vectors, a reranker, or an encoder on raw texts ([mlm], "
+        "[retromae]). Stopped, the same command goes on from its last checkpoint and ends at the same weights. Several "
+        "GPUs: torchrun -m mgte_cli.main train ...",
     )
     parser.add_argument(
         "recipe", help="a file, or the name of a recipe that comes with the package; 'list' lists these"
@@ -28,16 +29,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Train, and say where the model is."""
     from mgte_rag import InvalidOptionError  # on use: other commands need no extra and answer at once
-    from mgte_training.finetune.recipe import RECIPES, find_recipe, read_recipe
-    from mgte_training.finetune.run import run_recipe
+    from mgte_training.finetune.recipe import RECIPES, find_recipe
+    from mgte_training.stages import read_stage, run_stage
 
     if options.recipe == "list":
         print("\n".join(sorted(path.stem for path in RECIPES.glob("*.toml"))))
         return 0
     if options.out is None:
         raise InvalidOptionError("--out is missing: the folder that the run and the trained model go to")
-    recipe = read_recipe(find_recipe(options.recipe), options.settings)
-    trained = run_recipe(recipe, options.out, data=options.data, show_progress=not options.quiet, say=print)
+    recipe = read_stage(find_recipe(options.recipe), options.settings)
+    trained = run_stage(recipe, options.out, data=options.data, show_progress=not options.quiet, say=print)
     for name, value in trained.figures.items():
         print(f"{name:32} {value:.4f}")
     print(f"the model is in {trained.folder}")

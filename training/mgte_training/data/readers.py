@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 
 _JSON_LINES = (".jsonl", ".jsonl.gz")
 _PARQUET = (".parquet",)
+_PLAIN = ".txt"
 
 
 def read_examples(source: Source) -> Iterator[Example]:
@@ -39,7 +40,38 @@ def read_corpus(path: str | Path) -> list[str]:
     Raises:
         DataError: the file cannot be read, or a row has no text; the message names file and line.
     """
-    return [_document(row, place) for place, row in _file_rows(Path(path))]
+    return list(corpus_texts(path))
+
+
+def corpus_texts(path: str | Path) -> Iterator[str]:
+    """``read_corpus`` as a stream, of a file or of all such files in a folder, by name; .txt is one document a file.
+
+    Raises:
+        DataError: as ``read_corpus``, or there is no such file in the folder.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        yield from _file_texts(root)
+        return
+    files = [each for each in sorted(root.rglob("*")) if each.name.endswith((*_JSON_LINES, *_PARQUET, _PLAIN))]
+    if not files:
+        raise DataError(f"{root}: no file that ends in {', '.join((*_JSON_LINES, *_PARQUET, _PLAIN))}")
+    for each in files:
+        yield from _file_texts(each)
+
+
+def _file_texts(path: Path) -> Iterator[str]:
+    if path.suffix != _PLAIN or not path.is_file():
+        for place, row in _file_rows(path):
+            yield _document(row, place)
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text in UTF-8: {error}") from error
+    if not text:
+        raise DataError(f"{path}: there is no text in it")
+    yield text
 
 
 def _document(row: object, place: str) -> str:

@@ -13,6 +13,7 @@ from mgte_training.data.sources import Source
 from mgte_training.finetune.lora import LoRA
 from mgte_training.finetune.new_heads import NewHeads
 from mgte_training.finetune.objective import Distillation, Objective
+from mgte_training.finetune.positions import Positions
 from mgte_training.finetune.steps import Lengths
 from mgte_training.finetune.trainable import Trained
 from mgte_training.finetune.watching import Alarms
@@ -32,6 +33,7 @@ class ModelChoice:
         new_heads: heads to begin anew.
         dropout: share of each block's result dropped.
         recompute: gradient checkpointing.
+        positions: other rotary positions than the model's.
     """
 
     name: str | None = None
@@ -41,6 +43,7 @@ class ModelChoice:
     new_heads: NewHeads = field(default_factory=NewHeads)
     dropout: float = 0.0
     recompute: bool = False
+    positions: Positions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +168,16 @@ def read_recipe(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         InvalidOptionError: the file is no TOML, or a field is unknown, missing or of the wrong kind.
     """
+    built: Recipe = build(Recipe, read_content(path, settings), str(path))
+    return built
+
+
+def read_content(path: str | Path, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """What stands in a recipe, of whatever stage; the arguments and errors are those of ``read_recipe``."""
     content = _read(Path(path))
     for setting in settings:
         _set(content, setting)
-    built: Recipe = build(Recipe, content, str(path))
-    return built
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:

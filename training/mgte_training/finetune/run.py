@@ -1,17 +1,11 @@
 """A recipe to a trained model: data, plan, trainer, figures, files."""
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mgte_rag.devices import choose_device
-from mgte_rag.errors import InvalidOptionError, MissingExtraError, TrainingError
 from mgte_training.data.buckets import scale_buckets
 from mgte_training.data.lengths import checkpoint_lengths
 from mgte_training.data.plan import TrainingPlan
@@ -19,26 +13,19 @@ from mgte_training.data.planning import make_plan
 from mgte_training.data.sources import Source
 from mgte_training.data.store import SourceData
 from mgte_training.finetune.recipe import Recipe
+from mgte_training.finetune.run_folder import (
+    MODEL,
+    Trained,
+    check_packages,
+    claim,
+    found,
+    train_to_end,
+    training_arguments,
+    training_device,
+)
 from mgte_training.finetune.trainable import Trainable, TrainableModel, TrainableReranker
 
 PLAN = "plan.npz"
-RECIPE = "recipe.json"
-MODEL = "model"
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a run has made.
-
-    Attributes:
-        folder: of the trained model, for ``EmbeddingModel.load`` or ``Reranker.load``.
-        figures: the held-out set's, of the model that was kept; empty without a held-out set.
-        log: what was logged, step by step.
-    """
-
-    folder: Path
-    figures: dict[str, float]
-    log: list[dict[str, float]]
 
 
 def run_recipe(
@@ -64,37 +51,17 @@ def run_recipe(
         DataError: a source cannot be used.
         TrainingError: an alarm or SIGTERM stopped the run.
     """
-    for package in ("transformers", "accelerate"):
-        if find_spec(package) is None:
-            raise MissingExtraError(package, "training")
-    from transformers import TrainingArguments
-
+    check_packages()
     say = say or (lambda _: None)
     folder, data = Path(out), Path(data)
-    resumed = _claim(folder, recipe, data)
+    resumed = claim(folder, recipe, data)
     model = _open(recipe)
     plan = _plan(recipe, model, data, folder, show_progress, say)
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        **{
-            "report_to": "none",
-            "seed": recipe.seed,
-            "disable_tqdm": not show_progress,
-            "save_total_limit": 2,
-            **_measured(recipe),
-            **recipe.training,
-        },
+    arguments = training_arguments(
+        folder, recipe.training, seed=recipe.seed, show_progress=show_progress, **_measured(recipe)
     )
     trainer = _trainer(recipe, model, arguments, plan, data)
-    checkpoint = _last_checkpoint(folder)
-    if resumed and checkpoint is not None:
-        say(f"going on from {checkpoint.name} of {plan.steps} steps")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.terminated:
-        raise TrainingError(
-            f"stopped by SIGTERM after step {trainer.state.global_step} of {plan.steps}; a checkpoint is in {folder}, "
-            f"and the same command goes on from there"
-        )
+    train_to_end(trainer, folder, resumed=resumed, say=say)
     figures = {}
     if recipe.held_out is not None:
         figures = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
@@ -103,26 +70,9 @@ def run_recipe(
     return Trained(folder / MODEL, figures, trainer.state.log_history)
 
 
-def _claim(folder: Path, recipe: Recipe, data: Path) -> bool:
-    """Whether the folder has a part of this run; it is made where it is not there."""
-    content = json.dumps({"recipe": asdict(recipe), "data": str(data.resolve())}, indent=2, default=str)
-    path = folder / RECIPE
-    if (folder / MODEL).exists():
-        raise InvalidOptionError(f"{folder} has a finished run's model; give another folder")
-    if path.exists():
-        if path.read_text(encoding="utf-8") != content:
-            raise InvalidOptionError(f"{path} is of another recipe than the one given; give another folder")
-        return True
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
-    return False
-
-
 def _open(recipe: Recipe) -> Trainable:
     kind = TrainableModel if recipe.model.kind == "embedding" else TrainableReranker
     choice = recipe.model
-    local = f":{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ and torch.cuda.is_available() else ""
-    device = choose_device("cpu" if recipe.training.get("use_cpu") else None)
     return kind.open(
         choice.name,
         new_heads=choice.new_heads,
@@ -130,7 +80,8 @@ def _open(recipe: Recipe) -> Trainable:
         lora=choice.lora,
         dropout=choice.dropout,
         recompute=choice.recompute,
-        device=f"cuda{local}" if local else device,
+        positions=choice.positions,
+        device=training_device(recipe.training),
         seed=recipe.seed,
     )
 
@@ -168,8 +119,7 @@ def _plan(
 
 def _found(source: Source, data: Path) -> Source:
     """The source with its path in the folder of the data, where there is such a file."""
-    inside = data / source.path
-    return replace(source, path=str(inside)) if inside.exists() else source
+    return replace(source, path=found(source.path, data))
 
 
 def _measured(recipe: Recipe) -> dict[str, Any]:
@@ -227,9 +177,3 @@ def _trainer(recipe: Recipe, model: Trainable, arguments: Any, plan: TrainingPla
         alarms=recipe.alarms,
         callbacks=callbacks,
     )
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written whole."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

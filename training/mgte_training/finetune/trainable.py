@@ -26,6 +26,7 @@ from mgte_rag.token_rules import Inputs, TokenRules
 from mgte_rag.types import Output, Role
 from mgte_training.finetune.lora import LoRA, add_lora, merged
 from mgte_training.finetune.new_heads import NewHeads, with_new_heads
+from mgte_training.finetune.positions import Positions, use_positions
 from mgte_training.finetune.representations import Representations, joined
 
 Trained = Literal["all", "heads"]
@@ -65,6 +66,7 @@ class Trainable(nn.Module):
         lora: LoRA | None = None,
         dropout: float = 0.0,
         recompute: bool = False,
+        positions: Positions | None = None,
         device: str | torch.device = "cpu",
         dtype: str | None = None,
         seed: int = 0,
@@ -78,6 +80,7 @@ class Trainable(nn.Module):
             lora: train adapters on the encoder instead of its weights, with ``trained="all"``; needs peft.
             dropout: share of each block's result dropped in training.
             recompute: gradient checkpointing.
+            positions: other rotary positions than the model's.
             device: where to compute.
             dtype: of a frozen encoder; None is bf16 where the device computes in it. Trained weights are fp32.
             seed: of the new heads' first weights.
@@ -98,6 +101,8 @@ class Trainable(nn.Module):
         checkpoint = load_checkpoint(find_model(None if name is None else os.fspath(name)))
         encoder_dtype = choose_dtype(dtype, [device]) if trained == "heads" else torch.float32
         config, model = with_new_heads(checkpoint, new_heads or NewHeads(), device, encoder_dtype, seed)
+        if positions is not None:
+            config = use_positions(model.encoder, config, positions)
         model.encoder.set_training(dropout=dropout, recompute=recompute)
         use_attention(model, choose_attention(None, [device], encoder_dtype) if trained == "heads" else "sdpa")
         opened = cls(checkpoint, config, model, trained)

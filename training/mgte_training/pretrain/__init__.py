@@ -1,0 +1,1 @@
+"""Models from raw text: new encoders, masked language modelling, RetroMAE."""

@@ -12,6 +12,8 @@ from transformers import TrainingArguments
 from mgte_rag.config import ClassifierConfig, MultiVectorConfig
 from mgte_training.data.batches import TrainingBatch
 from mgte_training.finetune.trainable import NewHeads, TrainableModel, TrainableReranker
+from mgte_training.pretrain.new_model import NewEncoder, NewModel, make_model
+from mgte_training.pretrain.new_tokenizer import TokenizerChoice
 
 HEADS = NewHeads(sparse=True, multi_vector=MultiVectorConfig(dims=(4, 8), mean=True))
 WORDS = ["cat", "dog", "sat", "ran", "on", "mat", "under", "tree", "and", "then", "the"]
@@ -122,3 +124,12 @@ def arguments(tmp_path: Path) -> Callable[..., TrainingArguments]:
         return TrainingArguments(**(values | changes))
 
     return made
+
+
+@pytest.fixture(scope="session")
+def rotary_model(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny new encoder with rotary positions and the tokenizer of the tiny BERT."""
+    folder = tmp_path_factory.mktemp("rotary") / "model"
+    encoder = NewEncoder(layers=2, hidden=32, heads=4, intermediate=64, max_length=64, rope_base=160_000.0)
+    make_model(NewModel(encoder=encoder, tokenizer=TokenizerChoice(path=str(tiny_bert))), folder)
+    return folder

@@ -58,7 +58,9 @@ def claim(folder: Path, recipe: Any, data: Path) -> bool:
             raise InvalidOptionError(f"{path} is of another recipe than the one given; give another folder")
         return True
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
+    part = path.with_name(f"{path.name}.{os.getpid()}")  # processes that share a run come at the same time
+    part.write_text(content, encoding="utf-8")
+    os.replace(part, path)
     return False
 
 

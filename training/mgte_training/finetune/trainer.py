@@ -15,8 +15,9 @@ from mgte_rag.nn.attention import use_attention
 from mgte_training.finetune.callbacks import SaveOnTermination
 from mgte_training.finetune.grad_cache import backward_in_parts
 from mgte_training.finetune.losses import info_nce, kl_divergence
-from mgte_training.finetune.objective import NO_TEACHER, Distillation, Objective, total_loss
+from mgte_training.finetune.objective import NO_TEACHER, Distillation, Objective
 from mgte_training.finetune.representations import Representations, gathered, joined
+from mgte_training.finetune.rows import loss_in_rows
 from mgte_training.finetune.steps import Lengths, ModelSteps, PairStep, PairSteps, Plan, Step
 from mgte_training.finetune.trainable import Trainable, TrainableModel, TrainableReranker
 from mgte_training.finetune.watching import Alarms, Watch
@@ -199,7 +200,7 @@ class ModelTrainer(PlannedTrainer):
             documents = gathered(joined([documents for _, documents in both]))
             self._watch.representations(documents)
             everyone = queries if self._objective.directions == "query" else gathered(queries)
-            found = total_loss(self._objective, queries, everyone, documents, targets, step=self.state.global_step)
+            found = loss_in_rows(self._objective, queries, everyone, documents, targets, step=self.state.global_step)
             self._watch.losses(found, documents.texts if targets.in_batch else targets.group)
             return found
 

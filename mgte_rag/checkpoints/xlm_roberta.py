@@ -30,7 +30,9 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
     fields = take(path, config, {**bert.ENCODER_FIELDS, "padding": "pad_token_id"})
     encoder = EncoderConfig(position_offset=fields.pop("padding") + 1, **fields)
     is_reranker = has_architecture(config, "ForSequenceClassification")
+    is_language_model = has_architecture(config, "ForMaskedLM")
     has_heads = _has_head_files(folder)
+    makes_vectors = not is_reranker and not is_language_model
     query_prompt, document_prompt = prompts_of(folder)
     multi_vector = None
     if has_heads:
@@ -39,13 +41,14 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
     return Reading(
         ModelConfig(
             encoder=encoder,
-            pooling=None if is_reranker else read_pooling(path, default="cls" if has_heads else None),
+            pooling=read_pooling(path, default="cls" if has_heads else None) if makes_vectors else None,
             max_length=read_max_length(path, default=encoder.longest),
             query_prompt=query_prompt,
             document_prompt=document_prompt,
             sparse=has_heads,
             multi_vector=multi_vector,
             classifier=ClassifierConfig() if is_reranker else None,
+            language_model=is_language_model,
             weights=HybridWeights(averaged=has_heads),
         ),
         head_files=(SPARSE_FILE, MULTI_VECTOR_FILE) if has_heads else (),
@@ -73,6 +76,9 @@ def layouts(config: ModelConfig) -> list[Names]:
     if config.classifier is not None:
         table |= module_names("classifier.dense", "classifier.dense")
         table |= module_names("classifier.out", "classifier.out_proj")
+    if config.language_model:
+        table |= module_names("language.dense", "lm_head.dense") | module_names("language.norm", "lm_head.layer_norm")
+        table["language.bias"] = ("lm_head.bias",)
     return [table]
 
 
@@ -81,5 +87,12 @@ FAMILY = Family(
     read=read,
     layouts=layouts,
     prefixes=("roberta.",),
-    unused=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"),
+    # The language model's output table is the word embeddings under a second name.
+    unused=(
+        "embeddings.position_ids",
+        "pooler.dense.weight",
+        "pooler.dense.bias",
+        "lm_head.decoder.weight",
+        "lm_head.decoder.bias",
+    ),
 )

@@ -24,6 +24,16 @@ PUBLISHED = [
     "mgte-finetune",
     "mgte-reranker",
 ]
+FROM_SCRATCH = [  # tests/training/pretrain runs these
+    "bge-contrastive",
+    "bge-retromae",
+    "jina-init",
+    "jina-mlm",
+    "mgte-contrastive",
+    "mgte-init",
+    "mgte-mlm-2048",
+    "mgte-mlm-8192",
+]
 SMALL = """
 [model]
 name = "{model}"
@@ -86,7 +96,8 @@ def test_every_published_recipe_is_read_and_has_a_tiny_variant(name: str) -> Non
 
 
 def test_the_recipes_are_those_that_are_documented() -> None:
-    assert sorted(path.stem for path in RECIPES.glob("*.toml") if not path.stem.endswith("-tiny")) == PUBLISHED
+    names = {path.stem for path in RECIPES.glob("*.toml") if not path.stem.endswith(("-tiny", "-small"))}
+    assert sorted(names - set(FROM_SCRATCH)) == PUBLISHED
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

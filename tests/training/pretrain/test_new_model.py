@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from mgte_cli.main import main
 from mgte_rag import DataError, EmbeddingModel, InvalidOptionError
 from mgte_rag.checkpoints import find_model, load_checkpoint
+from mgte_rag.nn.packing import pack
 from mgte_training.data.readers import corpus_texts
 from mgte_training.pretrain.new_model import NewEncoder, NewModel, make_model
 from mgte_training.pretrain.new_tokenizer import TokenizerChoice, find_tokenizer, learn_tokenizer
@@ -97,6 +100,36 @@ def test_a_model_with_a_table_of_positions_gives_all_else(tiny_bert: Path, tmp_p
     assert said[1].endswith("begun anew: language.dense, language.norm"), "which a plain BERT lacks"
     with EmbeddingModel.load(tmp_path / "model") as model:
         assert np.isfinite(model.encode_query("the cat").dense).all()
+
+
+def test_xlm_roberta_gives_its_language_head_too(corpus: Path, tmp_path: Path) -> None:
+    """What Jina's backbone starts from: its logits are transformers', and its tensors come over by name."""
+    tokenizer = learn_tokenizer(corpus_texts(corpus), TokenizerChoice(texts=("its",), size=300))
+    torch.manual_seed(0)
+    reference = XLMRobertaForMaskedLM(
+        XLMRobertaConfig(
+            vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5, initializer_range=0.3,
+        )
+    ).eval()  # fmt: skip
+    reference.save_pretrained(tmp_path / "xlm-r")
+    tokenizer.save(tmp_path / "xlm-r" / "tokenizer.json")
+    checkpoint = load_checkpoint(find_model(str(tmp_path / "xlm-r")))
+    model = checkpoint.load_model(torch.device("cpu"), torch.float32)
+    ids = tokenizer.tokenize(["Return the number of items."], prompt="", max_length=64).ids[0]
+    assert model.language is not None
+    with torch.no_grad():
+        ours = model.language(model.encoder(pack([ids], torch.device("cpu"))), model.encoder.embeddings.word.weight)
+        theirs = reference(torch.from_numpy(ids)[None].long()).logits[0]
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+    said: list[str] = []
+    recipe = NewModel(
+        encoder=encoder(gate="none", up_bias=True, norm_eps=1e-5, pooling="mean"),
+        tokenizer=TokenizerChoice(path=str(tmp_path / "xlm-r")),
+        start=str(tmp_path / "xlm-r"),
+    )
+    make_model(recipe, tmp_path / "model", say=said.append)
+    assert said[1].endswith("begun anew: nothing")
 
 
 @pytest.mark.parametrize(

@@ -128,13 +128,13 @@ def make_model(
         f"{config.encoder.vocabulary:,} tokens"
     )
     if recipe.start is not None:
-        start = load_checkpoint(find_model(found(recipe.start, data)))
+        start = load_checkpoint(find_model(recipe.start))
         say(take_weights(tensors, config, tokenizer, start))
     write_model(out, config, tensors, tokenizer)
 
 
 def _tokenizer(choice: TokenizerChoice, data: Path) -> TextTokenizer:
-    if choice.path is not None:
+    if choice.path:
         return find_tokenizer(found(choice.path, data))
     texts = chain.from_iterable(corpus_texts(found(path, data)) for path in choice.texts)
     return learn_tokenizer(texts, choice)

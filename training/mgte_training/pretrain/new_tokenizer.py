@@ -29,7 +29,7 @@ class TokenizerChoice:
     """Where a new model's tokenizer comes from: ``path``, or ``texts`` to learn one from.
 
     Attributes:
-        path: a tokenizer.json, a model's folder, or a hub id.
+        path: a tokenizer.json, a model's folder, or a hub id; None or "" is none.
         texts: files or folders of texts, as a corpus is read.
         size: tokens to learn.
         kind: of tokenizer to learn.
@@ -43,7 +43,7 @@ class TokenizerChoice:
     lower_case: bool = False
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (not self.texts):
+        if bool(self.path) == bool(self.texts):
             raise InvalidOptionError(f"path={self.path!r}, texts={list(self.texts)}: give one of them")
         if self.size < _LEAST_SIZE or self.kind not in get_args(Kind):
             raise InvalidOptionError(

@@ -56,7 +56,7 @@ def run_pretraining(
     resumed = claim(folder, recipe, data)
     choice = recipe.model
     model = TrainableLanguageModel.open(
-        found(choice.name, data),
+        choice.name,
         dropout=choice.dropout,
         recompute=choice.recompute,
         positions=choice.positions,

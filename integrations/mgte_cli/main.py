@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mgte_cli import demo, distill_scores, doctor, evaluate, init, mine, pairs, train, tune, verify
+from mgte_cli import demo, distill_scores, doctor, evaluate, init, mine, pairs, plan, train, tune, verify
 from mgte_rag import MGTEError, __version__
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mgte-rag", description="Retrieval that is good, fast and yours.")
     parser.add_argument("--version", action="version", version=f"mgte-rag {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (demo, distill_scores, doctor, evaluate, init, mine, pairs, train, tune, verify):
+    for command in (demo, distill_scores, doctor, evaluate, init, mine, pairs, plan, train, tune, verify):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
     try:

@@ -1,12 +1,13 @@
 """Training speed and memory beside sentence-transformers' trainer: same weights, pairs, batches, optimiser and steps.
 
-    python benchmarks/train.py [--batch 64] [--steps 12] [--rounds 2] [--bf16]
+    python benchmarks/train.py [--batch 64] [--steps 12] [--rounds 2] [--bf16] [--mlm]
 
 all-MiniLM-L6-v2 in fp32 (``--bf16``: autocast, both) on docstrings of Python's standard library of all lengths up to
 256 tokens, InfoNCE over the batch at temperature 0.05 (their MultipleNegativesRankingLoss at scale 20), AdamW, no
-dropout. Each run is a process of its own, whose largest resident memory is its peak; the engines take turns. A run's
-speed is that of its median step, the first two not counted; the best run of each counts. The last loss says that both
-have trained alike.
+dropout. With ``--mlm`` masked language modelling of the same texts, a new encoder with MiniLM's weights and rotary
+positions, packed as this project trains, and with every batch padded to its longest text. Each run is a process of its
+own, whose largest resident memory is its peak; the engines take turns. A run's speed is that of its median step, the
+first two not counted; the best run of each counts. The last loss says that both have trained alike.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from mgte_cli.stdlib_docs import collect
 from mgte_rag.checkpoints import find_model
 
 ENGINES = ("sentence-transformers", "mgte-rag")
+MLM_ENGINES = ("padded", "packed")
 _WARM_UP = 2
 
 
@@ -68,23 +70,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument("--mlm", action="store_true")
+    parser.add_argument("--engine", choices=ENGINES + MLM_ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine is not None:
         print(json.dumps(run(options.engine, options.batch, options.steps, bf16=options.bf16)))
         return
-    results: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
+    engines, unit = (MLM_ENGINES, "texts") if options.mlm else (ENGINES, "pairs")
+    results: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
     for _ in range(options.rounds):
-        for engine in ENGINES:
+        for engine in engines:
             command = [sys.executable, __file__, *sys.argv[1:], "--engine", engine]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             results[engine].append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"{describe()}\n{'bf16 autocast' if options.bf16 else 'fp32'}, batches of {options.batch} pairs, "
+    print(f"{describe()}\n{'bf16 autocast' if options.bf16 else 'fp32'}, batches of {options.batch} {unit}, "
           f"{options.steps} steps, {options.rounds} rounds\n")  # fmt: skip
-    slowest = min(each["seconds"] for each in results[ENGINES[0]])
+    slowest = min(each["seconds"] for each in results[engines[0]])
     for engine, runs in results.items():
         best = min(runs, key=lambda each: each["seconds"])
-        print(f"{engine:24} {options.batch / best['seconds']:7.1f} pairs/s  {slowest / best['seconds']:5.2f}x  "
+        print(f"{engine:24} {options.batch / best['seconds']:7.1f} {unit}/s  {slowest / best['seconds']:5.2f}x  "
               f"{min(each['peak'] for each in runs):6.0f} MB  last loss {best['loss']:.4f}")  # fmt: skip
 
 
@@ -110,8 +114,10 @@ def run(engine: str, size: int, steps: int, *, bf16: bool) -> dict[str, float]:
             "disable_tqdm": True,
             "seed": 0,
         }
-        make = _ours if engine == "mgte-rag" else _theirs
-        trainer = make(batches, arguments)
+        if engine in MLM_ENGINES:
+            trainer = _language_model(batches, arguments, folder, padded=engine == "padded")
+        else:
+            trainer = (_ours if engine == "mgte-rag" else _theirs)(batches, arguments)
         times = _step_times(trainer)
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -128,6 +134,43 @@ def _ours(batches: Batches, arguments: dict[str, Any]) -> Any:
 
     objective = Objective(heads={"dense": HeadLoss(temperature=0.05)})
     return ModelTrainer(TrainableModel.open(device="cpu"), TrainingArguments(**arguments), batches, objective)
+
+
+def _language_model(batches: Batches, arguments: dict[str, Any], folder: str, *, padded: bool) -> Any:
+    from pathlib import Path
+
+    import numpy as np
+    from transformers import TrainingArguments
+
+    from mgte_rag.nn.packing import pack
+    from mgte_training.pretrain.language_model import TrainableLanguageModel
+    from mgte_training.pretrain.masking import Masking
+    from mgte_training.pretrain.new_model import NewEncoder, NewModel, make_model
+    from mgte_training.pretrain.new_tokenizer import TokenizerChoice
+    from mgte_training.pretrain.text_plan import TextBatches, TextPlan, TextSource
+    from mgte_training.pretrain.token_store import token_store
+    from mgte_training.pretrain.trainer import PretrainTrainer
+
+    class Padded(TrainableLanguageModel):
+        def forward(self, texts: Any) -> dict[str, torch.Tensor]:
+            longest = max(len(text.ids) for text in texts)
+            rows = [np.pad(text.seen, (0, longest - len(text.ids))) for text in texts]
+            batch = pack(rows, torch.device("cpu"), attended=[len(text.ids) for text in texts])
+            hidden = self.model.encoder(batch)
+            chosen = np.concatenate([np.pad(text.chosen, (0, longest - len(text.ids))) for text in texts])
+            tokens = np.concatenate([text.ids[text.chosen] for text in texts])
+            entropy, right = self._said(hidden[torch.from_numpy(chosen)], torch.from_numpy(tokens).long())
+            return {"mlm": entropy, "right": right}
+
+    encoder = NewEncoder(layers=6, hidden=384, heads=12, intermediate=1536, max_length=256, gate="none", up_bias=True)
+    new = Path(folder) / "new"
+    make_model(NewModel(encoder=encoder, tokenizer=TokenizerChoice(path="mini"), start="mini"), new)
+    model = (Padded if padded else TrainableLanguageModel).open(new)
+    tokenizer = model.checkpoint.tokenizer
+    store = token_store(Path(folder) / "0", [text for _, text in batches.pairs], tokenizer, show_progress=False)
+    sizes = TextBatches(steps=batches.steps, batch=batches.size, length=256, token_budget=batches.size * 256)
+    plan = TextPlan([TextSource(name="docstrings", path="")], [store], sizes, tokenizer, seed=0)
+    return PretrainTrainer(model, TrainingArguments(**arguments), plan, Masking())
 
 
 def _theirs(batches: Batches, arguments: dict[str, Any]) -> Any:

@@ -38,12 +38,12 @@ class Decoder(nn.Module):
                 if parameter.ndim > 1:
                     parameter.normal_(0.0, 0.02, generator=chance)
 
-    def forward(self, encoder: Encoder, hidden: Tensor, batch: PackedBatch, visible: Sequence[Tensor]) -> Tensor:
+    def forward(self, encoder: Encoder, vectors: Tensor, batch: PackedBatch, visible: Sequence[Tensor]) -> Tensor:
         """Hidden states from which the tokens between the first and the last are predicted.
 
         Args:
             encoder: whose embeddings and positions are used.
-            hidden: fp32 [tokens, hidden], its states of the masked texts.
+            vectors: fp32 [texts, hidden], one of each masked text.
             batch: the clean texts, at least three tokens each.
             visible: bool [length - 2, length] per text, what each prediction sees.
 
@@ -51,7 +51,6 @@ class Decoder(nn.Module):
             fp32 [tokens - 2 * texts, hidden].
         """
         firsts = batch.lengths.cumsum(0) - batch.lengths
-        vectors = hidden[firsts]
         memory = encoder.embeddings(batch).index_copy(0, firsts, vectors)  # [vector, clean tokens 1 .. length - 1]
         stream = vectors[batch.texts]
         if encoder.embeddings.position is not None:

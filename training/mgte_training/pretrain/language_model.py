@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.config import ModelConfig
 from mgte_rag.errors import InvalidOptionError
-from mgte_rag.nn.heads import LanguageHead
+from mgte_rag.nn.heads import LanguageHead, pool
 from mgte_rag.nn.model import RetrievalModel
 from mgte_rag.nn.packing import pack
 from mgte_training.finetune.trainable import Trainable, Trained
@@ -66,7 +66,8 @@ class TrainableLanguageModel(Trainable):
         found = {"mlm": entropy, "right": right}
         if self.decoder is not None:
             visible = [torch.from_numpy(text.visible).to(device) for text in texts if text.visible is not None]
-            decoded = self.decoder(encoder, hidden, clean, visible)
+            vectors = pool(hidden, batch, self.settings.pooling or "cls")  # the paper's is the first token's state
+            decoded = self.decoder(encoder, vectors, clean, visible)
             inner = (clean.positions > 0) & (clean.positions < (clean.lengths - 1)[clean.texts])
             found["decoder"], _ = self._said(decoded, clean.ids[inner])
         return found

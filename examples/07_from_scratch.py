@@ -10,6 +10,7 @@ same recipes without "-tiny" are the papers': ``mgte-rag plan mgte-mlm-2048`` sa
 """
 
 import json
+import math
 import random
 import re
 import sys
@@ -32,6 +33,7 @@ from mgte_training.pretrain.new_model import make_model
 from mgte_training.stages import read_stage, run_stage
 
 HELD_OUT, CORPUS = 200, 1000
+CHANCE = sum(1 / math.log2(rank + 1) for rank in range(1, 11)) / CORPUS  # nDCG@10 of a random order
 QUESTIONS = ("csv Dict Reader", "shutil copy tree", "random shuffle")
 ENCODER = ("encoder.hidden=96", "encoder.intermediate=192", "encoder.vocabulary=2048", "tokenizer.size=2048",
            'encoder.pooling="mean"')  # fmt: skip
@@ -76,7 +78,8 @@ def main(out: Path, steps: Steps = Steps()) -> dict[str, float]:  # it is frozen
     write(out / "texts.jsonl", [{"text": entry.text} for entry in train])
     write(out / "structure.jsonl", [{"query": a, "positive": b} for a, _, b in parts if len(b.split()) > 5])
     write(out / "names.jsonl", [{"query": question(entry), "positive": entry.text} for entry in train])
-    figures: dict[str, float] = {}
+    figures = {"chance": CHANCE}
+    print(f"{'chance':24} nDCG@10 {CHANCE:.3f}")
 
     def measured(stage: str, folder: Path) -> Path:
         figures[stage] = ndcg(folder, held_out, corpus)

@@ -19,6 +19,7 @@ def test_every_example_is_run_here() -> None:
         "04_long_documents.py",
         "05_late_interaction.py",
         "06_domain_finetuning.py",
+        "07_from_scratch.py",
     ]
 
 
@@ -97,3 +98,15 @@ def test_domain_fine_tuning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "late interaction   nDCG@10" in printed
     assert (tmp_path / "tuned" / "comparison.svg").is_file()
     assert printed.split("\n? ")[1].count("The module ") == 3
+
+
+def test_from_raw_texts_to_a_retriever(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In far fewer steps than as it stands, which its first stages need to be worth anything by themselves."""
+    example = runpy.run_path(str(EXAMPLES / "07_from_scratch.py"))
+    figures = example["main"](tmp_path, example["Steps"](mlm=15, retromae=15, contrastive=40, fine_tuning=40))
+    assert figures["chance"] < 0.01
+    assert figures["fine-tuning"] > 1.5 * figures["untrained"] > 10 * figures["chance"]
+    assert figures["fine-tuning"] > figures["contrastive"] > 5 * max(figures["mlm"], figures["retromae"])
+    printed = capsys.readouterr().out
+    assert printed.count("\n? ") == 4
+    assert printed.split("\n? ")[1].count("  1. ") == 1

@@ -9,8 +9,8 @@ mGTE, arXiv 2407.19669, section 2.2 and its ablation.
 
 Without arguments everything is tiny and offline: a new random encoder, pairs of the standard library's documentation,
 and long documents joined from several docstrings, the one that is asked for last. That shows how it goes and nothing
-about the method; with --model (an encoder after mgte-mlm-8192), --pairs and --data (a folder in the BEIR layout) it is
-the ablation.
+about the method: such an encoder hardly looks at positions, and the three are alike. With --model (an encoder after
+mgte-mlm-8192), --pairs and --data (a folder in the BEIR layout) it is the ablation.
 """
 
 import argparse

@@ -44,7 +44,7 @@ class Steps:
     """Steps of each stage: minutes on two cores."""
 
     mlm: int = 1500
-    retromae: int = 600
+    retromae: int = 1000
     contrastive: int = 150
     fine_tuning: int = 150
 
@@ -93,7 +93,8 @@ def main(out: Path, steps: Steps = Steps()) -> dict[str, float]:  # it is frozen
     make_model(read_stage(find_recipe("mgte-init-tiny"), ENCODER), out / "new", data=out, say=print)
     model = measured("untrained", out / "new")
     model = train_stage("mlm", "mgte-mlm-2048-tiny", model, f"batches.steps={steps.mlm}")
-    model = train_stage("retromae", "bge-retromae-tiny", model, f"batches.steps={steps.retromae}")
+    model = train_stage("retromae", "bge-retromae-tiny", model, f"batches.steps={steps.retromae}",
+                        "retromae.hidden=0.7", "training.learning_rate=2e-3")  # fmt: skip
     model = train_stage("contrastive", "mgte-contrastive-tiny", model, "sources.0.path=structure.jsonl",
                         f"batches.steps={steps.contrastive}", "training.learning_rate=2e-3")  # fmt: skip
     with EmbeddingModel.load(model) as contrastive:

@@ -30,7 +30,7 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
     fields = take(path, config, {**bert.ENCODER_FIELDS, "padding": "pad_token_id"})
     encoder = EncoderConfig(position_offset=fields.pop("padding") + 1, **fields)
     is_reranker = has_architecture(config, "ForSequenceClassification")
-    is_language_model = has_architecture(config, "ForMaskedLM")
+    is_language_model = has_architecture(config, "ForMaskedLM") and not (path / "modules.json").is_file()
     has_heads = _has_head_files(folder)
     makes_vectors = not is_reranker and not is_language_model
     query_prompt, document_prompt = prompts_of(folder)

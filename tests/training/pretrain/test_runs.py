@@ -129,6 +129,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
         ('name = "few"', 'name = "many"', "each with a name of its own"),
         ("length = 40", "", "lacks the field 'length'"),
         ("[mlm]\nrate = 0.3", "", "unknown field 'texts'"),
+        ("[model]\n", "seed = -1\n[model]\n", "seed=-1"),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused_with_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -107,7 +107,7 @@ def make_model(
     Args:
         recipe: what to make.
         out: a new or empty folder.
-        data: folder that the recipe's relative paths are in.
+        data: folder that the texts' and the tokenizer's relative paths are in.
         say: told what was made and taken, in sentences.
 
     Raises:

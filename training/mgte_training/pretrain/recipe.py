@@ -56,6 +56,8 @@ class PretrainRecipe:
         names = [source.name for source in self.texts]
         if not names or len(set(names)) < len(names):
             raise InvalidOptionError(f"texts {names}: at least one [[texts]], each with a name of its own")
+        if self.seed < 0:
+            raise InvalidOptionError(f"seed={self.seed!r}; a whole number from 0 up is needed")
         if (self.mlm is None) == (self.retromae is None):
             raise InvalidOptionError("a stage of pre-training has [mlm] or [retromae], one of them")
 

@@ -10,6 +10,7 @@ import torch
 from mgte_rag import EmbeddingModel, InvalidOptionError
 from mgte_rag.config import Rotary
 from mgte_rag.nn.rotary import inverse_frequencies
+from mgte_training.finetune import objective as objectives
 from mgte_training.finetune import rows
 from mgte_training.finetune.objective import Distillation, HeadLoss, Objective, SelfDistillation, Targets
 from mgte_training.finetune.positions import Positions
@@ -60,6 +61,7 @@ def test_a_loss_in_slices_of_queries_is_the_loss_of_all(monkeypatch: pytest.Monk
     found = []
     for kept in (10**6, 3 * 14):
         monkeypatch.setattr(rows, "_KEPT_SCORES", kept)
+        monkeypatch.setattr(objectives, "_KEPT_FLOATS", kept)  # token similarities have slices of their own
         queries, documents = representations(7, 0), representations(14, 1)
         parts = loss_in_rows(objective, queries, queries, documents, targets)
         parts["loss"].backward()

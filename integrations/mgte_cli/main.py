@@ -13,8 +13,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The command's own status, 0 where all is well; 1 after an error of this project's, whose message goes to
-        standard error; 130 after Ctrl-C.
+        The command's own status, 0 where all is well; 1 after an error of this project's or of the files it works
+        with, whose message goes to standard error; 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="mgte-rag", description="Retrieval that is good, fast and yours.")
     parser.add_argument("--version", action="version", version=f"mgte-rag {__version__}")
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, head say, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk that is full, a folder that may not be written to or is a file
+        print(f"mgte-rag: {error}", file=sys.stderr)
+        return 1
     return status
 
 

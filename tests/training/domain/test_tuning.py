@@ -12,8 +12,10 @@ from mgte_cli.main import main
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.errors import DataError, InvalidOptionError
-from mgte_training.domain import Judged, TuningOptions, read_beir, tune
-from mgte_training.domain.tuning import CHOSEN_ON, HELD_OUT, NOT_CHOSEN_ON, RERANKED
+from mgte_training.domain import Judged, TuningOptions, make_pairs, read_beir, read_documents, tune
+from mgte_training.domain.comparison import measure_reranker
+from mgte_training.domain.pairs import Asked
+from mgte_training.domain.tuning import CHOSEN_ON, HELD_OUT, NOT_CHOSEN_ON, RERANKED, TUNED
 from mgte_training.finetune.lora import LoRA
 
 WORDS = ["the", "cat", "dog", "sat", "ran", "on", "mat", "under", "tree", "and", "then", "a"]
@@ -128,9 +130,24 @@ def test_a_reranker_is_tuned_where_one_is_asked_for(
 ) -> None:
     tuned = tune(documents, tmp_path / "out", options=options(reranker="new", reranker_negatives=2))
     assert tuned.reranker is not None
-    with Reranker.load(str(tuned.reranker)) as reranker:
+    with Reranker.load(str(tuned.reranker)) as reranker, EmbeddingModel.load(str(tuned.folder)) as model:
         assert len(reranker.score([("cat", "the cat sat"), ("cat", "a dog")])) == 2
+        held_out = Judged.of_sections(*_held_out(documents))
+        figures = [measure_reranker(model, each, held_out)["reranked"][0].mean() for each in (None, reranker)]
     assert tuned.comparisons[RERANKED].queries == 6
+    row = tuned.comparisons[RERANKED].rows[0]
+    assert (row.way, row.before, row.after) == ("reranked", *figures)
+    assert f"{RERANKED}\n6 queries of 2 documents" in tuned.report
+
+    again = tune(documents, tmp_path / "again", options=options(reranker=str(tuned.reranker), reranker_negatives=2))
+    ways = {row.way: row for row in again.comparisons[RERANKED].rows if row.figure == "nDCG@10"}
+    assert ways[TUNED].before == pytest.approx(figures[1])  # what the given reranker makes of the same ranking
+    assert ways[TUNED].after == ways["reranked"].after
+
+
+def _held_out(documents: Path) -> tuple[list[Asked], tuple[str, ...]]:
+    pairs = make_pairs(read_documents(documents).documents)
+    return pairs.split(0.2, 0)[1], pairs.sections
 
 
 def test_low_rank_adapters_leave_the_embeddings_alone(
@@ -162,12 +179,16 @@ def test_a_folder_of_another_tuning_is_refused(
         tune(documents, out, options=options(), say=stop)
     with pytest.raises(InvalidOptionError, match="other documents, options or another model"):
         tune(documents, out, options=options(seed=1))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(InvalidOptionError, match="is not empty and no tuning"):
-        tune(documents, tmp_path, options=options())
+        tune(documents, tmp_path / "mine", options=options())
+    with pytest.raises(InvalidOptionError, match="results would become documents"):
+        tune(documents, documents / "tuned", options=options())
 
 
 def test_bad_input_is_an_error_that_says_what_to_do(
-    tmp_path: Path, options: Callable[..., TuningOptions], capsys: pytest.CaptureFixture[str]
+    documents: Path, tmp_path: Path, options: Callable[..., TuningOptions], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["tune", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 1
@@ -176,6 +197,17 @@ def test_bad_input_is_an_error_that_says_what_to_do(
     (tmp_path / "empty" / "b.md").write_text("# Only a heading")
     with pytest.raises(DataError, match="at least two are needed"):
         tune(tmp_path / "empty", tmp_path / "out", options=options())
+    (tmp_path / "file").write_text("no folder")
+    for command, said in (
+        (["--reranker", "./no"], "no model './no'"),  # before anything is trained
+        (["--reranker", "mini", "--learning-rate", "0"], "learning_rate=0.0; it is a number above 0"),
+        (["--model", str(tmp_path / "empty")], "config.json is missing"),
+        (["--other", str(tmp_path / "no")], "neither qrels.tsv"),
+    ):
+        assert main(["tune", str(documents), "--out", str(tmp_path / "out"), "--quiet", *command]) == 1
+        assert said in capsys.readouterr().err
+    assert main(["tune", str(documents), "--out", str(tmp_path / "file"), "--quiet"]) == 1
+    assert "File exists" in capsys.readouterr().err
     for wrong in ({"held_out": 1.0}, {"batch": 1}, {"epochs": 0}, {"forgetting": -0.1}, {"temperatures": {}}):
         with pytest.raises(InvalidOptionError, match=next(iter(wrong))):
             options(**wrong)
@@ -189,10 +221,13 @@ def test_a_set_in_the_beir_layout_is_read_and_its_faults_are_named(tmp_path: Pat
     few = read_beir(folder, max_queries=1, max_documents=1)
     assert len(few.queries) == len(few.documents) == 1
     (folder / "corpus.jsonl").write_text('{"_id": "0", "text": "one"}\n{"_id": "1"}')
-    with pytest.raises(DataError, match=r"corpus\.jsonl:2: an object with _id and text"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl, line 2: an object with _id and text"):
         read_beir(folder)
     (folder / "qrels.tsv").write_text("head\n0 0 1\n")
     with pytest.raises(DataError, match=r"qrels\.tsv:2"):
+        read_beir(folder)
+    (folder / "qrels.tsv").write_bytes(b"head\n\xff")
+    with pytest.raises(DataError, match=r"qrels\.tsv: not UTF-8"):
         read_beir(folder)
     (folder / "qrels.tsv").unlink()
     with pytest.raises(DataError, match=r"neither qrels\.tsv"):

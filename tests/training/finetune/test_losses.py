@@ -72,6 +72,14 @@ def test_kl_divergence_is_zero_for_the_teachers_own_scores_whatever_their_scale_
     assert kl_divergence(10 * teacher + 4, teacher, min_max=True).item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_min_max_scales_each_row_of_both_sides_to_0_and_1() -> None:
+    student, teacher = torch.tensor([[7.0, 3.0], [-2.0, 8.0]]), torch.tensor([[10.0, 30.0], [0.1, 0.2]])
+    p = 1 / (1 + math.e)
+    apart = (1 - p) * math.log((1 - p) / p) + p * math.log(p / (1 - p))  # the second row is alike
+    assert kl_divergence(student, teacher, min_max=True).item() == pytest.approx(apart / 2, rel=1e-5)
+    assert kl_divergence(torch.ones(1, 2), teacher[:1], min_max=True).isfinite()
+
+
 def test_a_temperature_divides_the_side_it_is_of() -> None:
     student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0]])
     assert kl_divergence(student, teacher, temperature=2.0).item() == pytest.approx(0.0, abs=1e-6)
@@ -150,6 +158,32 @@ def test_the_whole_loss_is_the_weighted_sum_of_its_parts() -> None:
     assert found["loss"] == pytest.approx(heads + 0.7 * found["ensemble"] + 0.9 * learnt / 3, rel=1e-5)
 
 
+def test_self_distillation_is_that_of_bge_m3() -> None:
+    """s_inter = s_dense + 0.3 s_lex + s_mul; its own InfoNCE; L'_* = -p(s_inter) log p(s_*)."""
+    queries, documents = representations(0, 3), representations(1, 6)
+    shares = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}
+    objective = Objective(
+        heads={output: HeadLoss(temperature=0.5) for output in ("dense", "sparse", "multi_vector")},
+        self_distillation=SelfDistillation(shares=shares, temperature=0.2),  # type: ignore[arg-type]
+    )
+    found = total_loss(objective, queries, queries, documents, Targets(own=torch.arange(3), group=2))
+    sizes = {"dense": 8, "sparse": 0, "multi_vector": 4}
+    scores = {output: scores_of(output, size)(queries, documents) for output, size in sizes.items()}  # type: ignore[arg-type]
+    ensemble, learnt = 0.0, dict.fromkeys(scores, 0.0)
+    for row in range(3):
+        together = [sum(shares[output] * each[row, column].item() for output, each in scores.items()) / 0.2
+                    for column in range(6)]  # fmt: skip
+        teacher = [math.exp(value) / exponentials(*together) for value in together]
+        ensemble -= math.log(teacher[2 * row]) / 3
+        for output, each in scores.items():
+            own = [value / 0.2 for value in each[row].tolist()]
+            logs = [value - math.log(exponentials(*own)) for value in own]
+            learnt[output] -= sum(share * log for share, log in zip(teacher, logs, strict=True)) / 3
+    assert found["ensemble"].item() == pytest.approx(ensemble, rel=1e-4)
+    for output, value in learnt.items():
+        assert found[f"{output}_self_distillation"].item() == pytest.approx(value, rel=1e-4)
+
+
 def test_the_heads_learn_from_their_sum_from_the_given_step_on() -> None:
     queries, documents = representations(0, 2), representations(1, 2)
     objective = Objective(
@@ -180,6 +214,27 @@ def test_both_directions_add_the_loss_from_positives_to_queries() -> None:
         back, torch.arange(3), temperature=0.1
     )
     torch.testing.assert_close(total_loss(both, queries, queries, documents, targets)["loss"], expected)
+
+
+def test_the_improved_loss_of_a_batch_is_that_of_a_naive_loop() -> None:
+    """Every query and every positive beside the documents; what is marked as alike is nowhere in the denominator."""
+    queries, documents = representations(0, 3), representations(1, 6)
+    excluded = torch.zeros(3, 6, dtype=torch.bool)
+    excluded[0, 2] = excluded[1, 0] = True  # the first two queries have positives that answer both
+    objective = Objective(heads={"dense": HeadLoss(temperature=0.5)}, directions="improved")
+    targets = Targets(own=torch.arange(3), group=2, excluded=excluded)
+    found = total_loss(objective, queries, queries, documents, targets)["loss"].item()
+    assert queries.dense is not None
+    assert documents.dense is not None
+    asked, texts = (torch.nn.functional.normalize(side, dim=-1) / 0.5**0.5 for side in (queries.dense, documents.dense))
+    expected = 0.0
+    for i in range(3):
+        others = [j for j in range(3) if j != i and not excluded[i, 2 * j]]
+        terms = [float(asked[i] @ texts[j]) for j in range(6) if not excluded[i, j]]
+        for j in others:
+            terms += [float(asked[i] @ asked[j]), float(asked[j] @ texts[2 * i]), float(texts[2 * i] @ texts[2 * j])]
+        expected -= math.log(math.exp(float(asked[i] @ texts[2 * i])) / exponentials(*terms)) / 3
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_distillation_looks_at_each_querys_own_candidates() -> None:

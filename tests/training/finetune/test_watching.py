@@ -73,16 +73,51 @@ def test_dense_vectors_that_all_look_alike_stop_the_run(
 def test_a_loss_that_stays_that_of_equal_scores_stops_the_run() -> None:
     watch = Watch(SOON)
     stuck = {"dense": torch.tensor(math.log(8))}
-    watch.losses(stuck, 8)
-    watch.losses(stuck, 8)
+    watch.losses(stuck, {"dense": 8})
+    watch.losses(stuck, {"dense": 8})
     with pytest.raises(TrainingError, match=r"ln\(8\)"):
-        watch.losses(stuck, 8)
+        watch.losses(stuck, {"dense": 8})
+
+
+@pytest.mark.parametrize(
+    ("changes", "equal"),
+    [
+        ({}, "dense.*ln\\(24\\)"),
+        ({"directions": "both"}, "dense.*ln\\(192\\)"),  # 24 documents and 8 queries
+        ({"directions": "improved"}, "dense.*ln\\(45\\)"),  # 24 documents, and 7 others three times
+        ({"in_batch_negatives": False, "directions": "both"}, "dense.*ln\\(3\\)"),
+    ],
+)
+def test_a_model_whose_scores_are_all_equal_is_stopped_in_every_direction(
+    open_model: Make, arguments: Make, plan: Make, make_batch: Make, changes: dict[str, Any], equal: str
+) -> None:
+    model = open_model()
+    with torch.no_grad():
+        model.model.encoder.layers[-1].feed_forward_norm.weight.fill_(0.0)
+        model.model.encoder.layers[-1].feed_forward_norm.bias.fill_(1.0)
+    objective = Objective(heads=DENSE.heads, directions=changes.pop("directions", "query"))
+    alarms = Alarms(patience=3, least_rank=0.0)
+    with pytest.raises(TrainingError, match=f"{equal}, that of equal scores"):
+        ModelTrainer(
+            model, arguments(learning_rate=1e-9), plan(*[make_batch(8, 3, **changes)] * 4), objective, alarms=alarms
+        ).train()
+
+
+def test_a_rerankers_loss_that_stays_that_of_equal_scores_stops_the_run(
+    open_reranker: Make, arguments: Make, plan: Make, make_batch: Make
+) -> None:
+    model = open_reranker()
+    with torch.no_grad():
+        model.model.classifier.out.weight.zero_()
+    args, alarms = arguments(learning_rate=1e-9), Alarms(patience=3, least_spread=0.0)
+    with pytest.raises(TrainingError, match=r"'listwise' has stayed at ln\(3\)"):
+        RerankerTrainer(model, args, plan(*[make_batch(4, 3)] * 4), alarms=alarms).train()
 
 
 def test_a_loss_that_falls_below_chance_raises_no_alarm() -> None:
     watch = Watch(SOON)
     for step in range(50):
-        watch.losses({"dense": torch.tensor(math.log(8) * 0.97**step)}, 8)
+        watch.losses({"dense": torch.tensor(math.log(8) * 0.97**step)}, {"dense": 8})
 
 
 def test_a_reranker_whose_scores_are_all_equal_is_stopped(

@@ -17,6 +17,7 @@ Row = Mapping[str, Any]
 _JSON_LINES = (".jsonl", ".jsonl.gz")
 _PARQUET = (".parquet",)
 _PLAIN = ".txt"
+FILE_ENDINGS = (*_JSON_LINES, *_PARQUET)
 
 
 def read_examples(source: Source) -> Iterator[Example]:
@@ -53,9 +54,9 @@ def corpus_texts(path: str | Path) -> Iterator[str]:
     if not root.is_dir():
         yield from _file_texts(root)
         return
-    files = [each for each in sorted(root.rglob("*")) if each.name.endswith((*_JSON_LINES, *_PARQUET, _PLAIN))]
+    files = [each for each in sorted(root.rglob("*")) if each.name.endswith((*FILE_ENDINGS, _PLAIN))]
     if not files:
-        raise DataError(f"{root}: no file that ends in {', '.join((*_JSON_LINES, *_PARQUET, _PLAIN))}")
+        raise DataError(f"{root}: no file that ends in {', '.join((*FILE_ENDINGS, _PLAIN))}")
     for each in files:
         yield from _file_texts(each)
 
@@ -90,7 +91,7 @@ def _rows(source: Source) -> Iterator[tuple[str, object]]:
     path = Path(source.path)
     if path.is_dir():
         return _dataset_rows(source)
-    if path.exists() or path.name.endswith((*_JSON_LINES, *_PARQUET)):
+    if path.exists() or path.name.endswith(FILE_ENDINGS):
         return _file_rows(path)
     return _dataset_rows(source)
 
@@ -102,7 +103,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, object]]:
         return json_lines(path)
     if path.name.endswith(_PARQUET):
         return _parquet_rows(path)
-    raise DataError(f"{path}: unknown kind of file; known are {', '.join((*_JSON_LINES, *_PARQUET))}")
+    raise DataError(f"{path}: unknown kind of file; known are {', '.join(FILE_ENDINGS)}")
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, object]]:

@@ -1,15 +1,14 @@
 """Queries with known answers in a corpus: what models are compared on."""
 
-import gzip
-import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgte_rag.errors import DataError
+from mgte_rag.errors import DataError, shown
+from mgte_training.data.readers import json_lines
 from mgte_training.domain.pairs import Asked
 
 
@@ -112,7 +111,11 @@ def _judgements(root: Path) -> Iterator[tuple[str, str]]:
     path = next((path for path in (root / "qrels.tsv", root / "qrels" / "test.tsv") if path.is_file()), None)
     if path is None:
         raise DataError(f"{root} has neither qrels.tsv nor qrels/test.tsv; a folder in the BEIR layout is needed")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[1:], start=2):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8: {error}") from error
+    for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         try:
             query, document, score = cells
@@ -123,16 +126,11 @@ def _judgements(root: Path) -> Iterator[tuple[str, str]]:
             yield query, document
 
 
-def _rows(root: Path, name: str) -> Iterator[dict[str, Any]]:
+def _rows(root: Path, name: str) -> Iterator[Mapping[str, Any]]:
     path = next((path for path in (root / f"{name}.jsonl", root / f"{name}.jsonl.gz") if path.is_file()), None)
     if path is None:
         raise DataError(f"{root} has no {name}.jsonl; a folder in the BEIR layout is needed")
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                row["_id"], row["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{path}:{number}: an object with _id and text is needed") from error
-            yield row
+    for place, row in json_lines(path):
+        if not isinstance(row, Mapping) or not {"_id", "text"} <= row.keys():
+            raise DataError(f"{place}: an object with _id and text is needed, not {shown(row)}")
+        yield row

@@ -70,6 +70,9 @@ class TuningOptions:
         for option in ("min_words", "max_pairs", "epochs", "negatives", "reranker_negatives"):
             if getattr(self, option) < 1:
                 raise InvalidOptionError(f"{option}={getattr(self, option)!r}; it is a whole number above 0")
+        for option in ("learning_rate", "reranker_learning_rate"):
+            if not getattr(self, option) > 0:
+                raise InvalidOptionError(f"{option}={getattr(self, option)!r}; it is a number above 0")
         if self.batch < 2:
             raise InvalidOptionError(f"batch={self.batch!r}; at least 2, since the others' sections are the negatives")
         if set(self.temperatures) != set(_TEMPERATURES):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -12,11 +13,11 @@ from pathlib import Path
 from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.errors import InvalidOptionError, MissingExtraError
 from mgte_training.data import Example, Source, SourceData, example_to_row
-from mgte_training.domain.comparison import Comparison, compare, measure, measure_reranker
+from mgte_training.domain.comparison import Comparison, Measured, compare, measure, measure_reranker
 from mgte_training.domain.documents import read_documents
 from mgte_training.domain.forgetting import choose_share, write_mixture
 from mgte_training.domain.judged import Judged
-from mgte_training.domain.options import TuningOptions
+from mgte_training.domain.options import NEW_RERANKER, TuningOptions
 from mgte_training.domain.pairs import Asked, Pairs, make_pairs
 from mgte_training.domain.plot import draw
 from mgte_training.domain.recipes import model_recipe, reranker_recipe
@@ -32,6 +33,7 @@ HELD_OUT = "held-out documents"
 CHOSEN_ON = "other set, half that the share was chosen on"
 NOT_CHOSEN_ON = "other set, the other half"
 RERANKED = "best results of held-out queries, reranked"
+TUNED = "reranker tuned"
 
 # Negatives are among the 50 best; what scores within 5 % of the answer may be an answer too.
 _RANKS = (0, 50)
@@ -89,12 +91,17 @@ def tune(
     Raises:
         MissingExtraError: a package that training needs is not installed.
         DataError: no documents, or none with headings.
-        InvalidOptionError: ``out`` has a finished run, or one of other documents or options.
+        CheckpointError: there is no such model or reranker.
+        InvalidOptionError: ``out`` has a finished run, or one of other documents or options, or is among the documents.
     """
     for package in ("transformers", "accelerate", "matplotlib"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "domain fine-tuning")
+    if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+        raise InvalidOptionError(f"{out} is in {folder}: results would become documents; give a folder elsewhere")
     options, say = options or TuningOptions(), say or (lambda _: None)
+    if options.reranker not in (None, NEW_RERANKER):
+        Reranker.load(options.reranker).close()  # a wrong name is an error before anything is done
     out, tuned = Path(out), Path(out) / RUN / MODEL
     pairs = _read(folder, options, say)
     train, asked = pairs.split(options.held_out, options.seed)
@@ -210,7 +217,7 @@ def _reranked(
     show_progress: bool,
     say: Callable[[str], None],
 ) -> Comparison:
-    """Train the reranker, and compare the hybrid ranking with what it makes of it."""
+    """Train the reranker, and compare its ranking with the hybrid one and, unless it is new, with what it was."""
     folder = out / RERANKER
     if not (folder / MODEL).exists():
         run_recipe(reranker_recipe(options, mined, out / MODEL), folder, show_progress=show_progress, say=say)
@@ -218,10 +225,17 @@ def _reranked(
         random.Random(options.seed).sample(range(len(held_out.queries)), min(_RERANKED, len(held_out.queries)))
     )
     some = held_out.picked(places)
-    with Reranker.load(str(folder / MODEL)) as reranker:
-        sides = [stored(out / f"reranked-{name}.npz", partial(measure_reranker, model, each, some))
-                 for name, each in (("before", None), ("after", reranker))]  # fmt: skip
-    return compare(sides[0], sides[1], some)
+
+    def measured(name: str | None) -> Measured:
+        with nullcontext() if name is None else Reranker.load(name) as reranker:
+            return measure_reranker(model, reranker, some)
+
+    first, last = (stored(out / f"reranked-{side}.npz", partial(measured, name))
+                   for side, name in (("before", None), ("after", str(folder / MODEL))))  # fmt: skip
+    if options.reranker != NEW_RERANKER:
+        base = stored(out / "reranked-base.npz", partial(measured, options.reranker))
+        first, last = {**first, TUNED: base["reranked"]}, {**last, TUNED: last["reranked"]}
+    return compare(first, last, some)
 
 
 def _reported(out: Path, share: float, panels: Mapping[str, Comparison]) -> str:

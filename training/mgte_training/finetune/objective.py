@@ -48,6 +48,8 @@ class HeadLoss:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise InvalidOptionError(f"a temperature of {self.temperature!r}; it must be above 0")
+        if any(size < 1 for size in self.sizes):
+            raise InvalidOptionError(f"sizes {list(self.sizes)}; whole numbers above 0 are needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,7 @@ def total_loss(
         for size in sorted(head.sizes) or [_largest(output, queries)]:
             score = scores_of(output, size)
             scores = largest[output] = score(queries, documents)
-            name = output if len(head.sizes) < 2 else f"{output}_{size}"
+            name = _named(output, head, size)
             share = head.weight * head.sizes.get(size, 1.0)
             if objective.contrastive_weight:
                 parts[name] = _contrastive(objective, head, score, scores, queries, all_queries, documents, targets)
@@ -231,6 +233,28 @@ def total_loss(
     if objective.self_distillation is not None:
         weighted.append(_self_distilled(objective, largest, targets, excluded, parts, step))
     return {"loss": torch.stack(weighted).sum(), **parts}
+
+
+def candidates_of(objective: Objective, targets: Targets, *, queries: int, documents: int) -> dict[str, int]:
+    """For every InfoNCE part of ``total_loss``: of how many candidates it is the logarithm where all scores are equal.
+
+    Args:
+        objective: what counts.
+        targets: what is right.
+        queries: of all processes.
+        documents: of all processes.
+    """
+    own = documents if targets.in_batch else targets.group
+    counts = {"query": own, "both": own * queries, "improved": own + 3 * (queries - 1)}
+    both_ways = counts[objective.directions] if targets.in_batch else own
+    found = {_named(output, head, size): both_ways
+             for output, head in objective.heads.items() for size in head.sizes or [0]}  # fmt: skip
+    return {**found, "ensemble": own}
+
+
+def _named(output: Output, head: HeadLoss, size: int) -> str:
+    """The name of a head's part of the loss."""
+    return output if len(head.sizes) < 2 else f"{output}_{size}"
 
 
 def _largest(output: Output, texts: Representations) -> int:

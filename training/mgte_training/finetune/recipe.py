@@ -100,6 +100,12 @@ class HeldOutChoice:
     max_examples: int | None = None
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        for option in ("every", "max_examples", "patience"):
+            count = getattr(self, option)
+            if count is not None and count < 1:
+                raise InvalidOptionError(f"{option}={count!r}; it is a whole number above 0")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -213,15 +219,15 @@ def _set(content: Any, setting: str) -> None:
     if not equals or not key:
         raise InvalidOptionError(f"{setting!r} is no key=value")
     *parents, last = key.split(".")
-    for parent in parents:
-        content = content[int(parent)] if isinstance(content, list) else content.setdefault(parent, {})
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
     try:
+        for parent in parents:
+            content = content[int(parent)] if isinstance(content, list) else content.setdefault(parent, {})
         content[int(last) if isinstance(content, list) else last] = value
-    except (TypeError, IndexError, ValueError) as error:
+    except (AttributeError, TypeError, IndexError, ValueError) as error:
         raise InvalidOptionError(f"{setting!r}: there is no such place in the recipe") from error
 
 
@@ -280,7 +286,7 @@ def _as(hint: Any, value: Any, place: str) -> Any:
         return float(value)
     elif origin is None and type(value) is hint:
         return value
-    name = getattr(hint, "__name__", str(hint))
+    name = {tuple: "list", Mapping: "table"}.get(origin, getattr(hint, "__name__", str(hint)))
     raise InvalidOptionError(f"{place} is {shown(value)}, which is no {name}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgte_training.data.buckets import scale_buckets
+from mgte_training.data.draws import draw_rule
 from mgte_training.data.lengths import checkpoint_lengths
 from mgte_training.data.plan import TrainingPlan
 from mgte_training.data.planning import make_plan
@@ -47,19 +48,20 @@ def run_recipe(
 
     Raises:
         MissingExtraError: transformers or accelerate are not installed.
-        InvalidOptionError: the folder has a finished run, or one of another recipe.
+        InvalidOptionError: the folder has a finished run, one of another recipe, or other files; or a value of the
+            recipe is not allowed.
         DataError: a source cannot be used.
         TrainingError: an alarm or SIGTERM stopped the run.
     """
     check_packages()
     say = say or (lambda _: None)
     folder, data = Path(out), Path(data)
-    resumed = claim(folder, recipe, data)
-    model = _open(recipe)
-    plan = _plan(recipe, model, data, folder, show_progress, say)
     arguments = training_arguments(
         folder, recipe.training, seed=recipe.seed, show_progress=show_progress, **_measured(recipe)
     )
+    resumed = claim(folder, recipe, data)
+    model = _open(recipe)
+    plan = _plan(recipe, model, data, folder, show_progress, say)
     trainer = _trainer(recipe, model, arguments, plan, data)
     train_to_end(trainer, folder, resumed=resumed, say=say)
     figures = {}
@@ -94,7 +96,7 @@ def _plan(
     if path.exists():
         return TrainingPlan.read(path, read)
     batches, lengths = recipe.batches, recipe.lengths
-    group = 1 + max((source.negatives or 0) + source.random_negatives for source in recipe.sources)
+    group = max(draw_rule(each).group for each in read)
     buckets = scale_buckets(batches.buckets, batches.scale, group=group, token_budget=batches.token_budget)
     counted = checkpoint_lengths(
         model.checkpoint, max_length=lengths.document or lengths.pair, query_max_length=lengths.query
@@ -104,7 +106,7 @@ def _plan(
         lengths=counted if len(buckets) > 1 else None,
         buckets=buckets,
         alpha=batches.alpha,
-        epochs=None if batches.steps else batches.epochs,
+        epochs=batches.epochs if batches.steps is None else None,
         steps=batches.steps,
         seed=recipe.seed,
         multiple_of=int(os.environ.get("WORLD_SIZE", "1")),

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
 from mgte_rag.devices import choose_device
-from mgte_rag.errors import InvalidOptionError, MissingExtraError, TrainingError
+from mgte_rag.errors import InvalidOptionError, MissingExtraError, TrainingError, shown
+from mgte_training.data.readers import FILE_ENDINGS
 
 RECIPE = "recipe.json"
 MODEL = "model"
+_NUMBERS = {True: "true or false", False: "a number"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +48,22 @@ def check_packages() -> None:
 def claim(folder: Path, recipe: Any, data: Path) -> bool:
     """Whether the folder has a part of this run; it is made where it is not there.
 
+    A folder with a recipe and nothing else, where a run found a mistake before it began, may get another.
+
     Raises:
-        InvalidOptionError: the folder has a finished run, or one of another recipe.
+        InvalidOptionError: the folder has a finished run, one of another recipe, or files that are of no run.
     """
     content = json.dumps({"recipe": asdict(recipe), "data": str(data.resolve())}, indent=2, default=str)
     path = folder / RECIPE
     if (folder / MODEL).exists():
         raise InvalidOptionError(f"{folder} has a finished run's model; give another folder")
-    if path.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(not each.name.startswith(RECIPE) for each in folder.iterdir()):
+        if not path.exists():
+            raise InvalidOptionError(f"{folder} is not empty and has no run of a recipe; give a new or an empty folder")
         if path.read_text(encoding="utf-8") != content:
             raise InvalidOptionError(f"{path} is of another recipe than the one given; give another folder")
         return True
-    folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}")  # processes that share a run come at the same time
     part.write_text(content, encoding="utf-8")
     os.replace(part, path)
@@ -74,26 +80,47 @@ def training_device(training: Mapping[str, Any]) -> str | torch.device:
 def training_arguments(
     folder: Path, training: Mapping[str, Any], *, seed: int, show_progress: bool, **more: Any
 ) -> Any:
-    """``transformers.TrainingArguments`` of a recipe; what it says comes before what is the rule here."""
-    from transformers import TrainingArguments
+    """``transformers.TrainingArguments`` of a recipe; what it says comes before what is the rule here.
 
-    return TrainingArguments(
-        output_dir=str(folder),
-        **{
-            "report_to": "none",
-            "seed": seed,
-            "disable_tqdm": not show_progress,
-            "save_total_limit": 2,
-            **more,
-            **training,
-        },
-    )
+    Raises:
+        InvalidOptionError: a field that they do not have, or a value that they do not allow.
+    """
+    from transformers import TrainingArguments
+    from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+    hints = get_type_hints(TrainingArguments)
+    for name, value in training.items():
+        if name not in hints or name == "output_dir":
+            raise InvalidOptionError(
+                f"[training] has the unknown field {name!r}; it may have those of transformers.TrainingArguments but "
+                f"output_dir: learning_rate, warmup_steps, lr_scheduler_type, bf16, logging_steps, ..."
+            )
+        kinds = {hints[name], *get_args(hints[name])}
+        if kinds & {bool, int, float} and str not in kinds and not isinstance(value, bool | int | float):
+            raise InvalidOptionError(f"[training]: {name} is {shown(value)}; {_NUMBERS[bool in kinds]} is needed")
+    rules = {
+        "report_to": "none",
+        "seed": seed,
+        "disable_tqdm": not show_progress,
+        "save_total_limit": 2,
+        "restore_callback_states_from_checkpoint": True,
+    }
+    try:
+        arguments = TrainingArguments(output_dir=str(folder), **{**rules, **more, **training})
+        for logger in get_reporting_integration_callbacks(arguments.report_to):
+            logger()
+    except (TypeError, ValueError, RuntimeError, ImportError) as error:
+        raise InvalidOptionError(f"[training]: {error}") from error
+    if arguments.learning_rate < 0:
+        raise InvalidOptionError(f"[training]: learning_rate={arguments.learning_rate!r}; it must not be below 0")
+    return arguments
 
 
 def found(path: str, data: Path) -> str:
-    """The path in the folder of the data, where there is such a file."""
+    """The path in the folder of the data where it is there, or where it names a file that is nowhere."""
     inside = data / path
-    return str(inside) if inside.exists() else path
+    is_file = path.endswith(FILE_ENDINGS) and not Path(path).exists()
+    return str(inside) if inside.exists() or is_file else path
 
 
 def train_to_end(trainer: Any, folder: Path, *, resumed: bool, say: Callable[[str], None]) -> None:

@@ -169,6 +169,14 @@ class Trainable(nn.Module):
             for name, tensor in found.items():
                 changing[name].copy_(tensor)
 
+    def _kept(self, max_length: int | None, limit: int, lowest: int) -> int:
+        """Tokens kept of an input: those asked for, or the limit where that is less or nothing was asked for."""
+        if max_length is not None and max_length < lowest:
+            raise InvalidOptionError(
+                f"lengths: {max_length} tokens; the model {self.checkpoint.identity.name!r} reads {lowest} to {limit}"
+            )
+        return limit if max_length is None else min(max_length, limit)
+
     def hidden_states(self, inputs: Inputs) -> Iterator[tuple[list[int], Tensor, PackedBatch]]:
         """The encoder's hidden states, fp32 [tokens, hidden], with the texts they are of, longest first.
 
@@ -241,6 +249,9 @@ class TrainableModel(Trainable):
             role: "query" or "document".
             prompt: put before every text; None is the model's own.
             max_length: tokens kept of each; None is the model's limit.
+
+        Raises:
+            InvalidOptionError: a max_length that leaves no room for text.
         """
         own = self.settings.query_prompt if role == "query" else self.settings.document_prompt
         limit = min(self.rules.default_length(role) or self.settings.max_length, self.settings.max_length)
@@ -249,7 +260,7 @@ class TrainableModel(Trainable):
             role,
             self.outputs,
             prompt=own if prompt is None else prompt,
-            max_length=limit if max_length is None else min(max_length, limit),
+            max_length=self._kept(max_length, limit, self.rules.min_length(role) + 1),
         )
 
     def forward(self, inputs: Inputs) -> Representations:
@@ -279,7 +290,22 @@ class TrainableModel(Trainable):
 
 
 class TrainableReranker(Trainable):
-    """A cross-encoder: pairs in, raw logits out."""
+    """A cross-encoder: pairs in, raw logits out; other heads that the model has stay as they are.
+
+    Raises:
+        UnsupportedOutputError: the model has no reranker's head.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, model: RetrievalModel, trained: Trained) -> None:
+        super().__init__(checkpoint, config, model, trained)
+        if model.classifier is None:
+            raise UnsupportedOutputError(
+                f"the model {checkpoint.identity.name!r} has no reranker's head: begin one anew with new_heads, "
+                f"{{ classifier = {{}} }} in a recipe"
+            )
+        for head in (model.sparse, model.multi_vector, model.language):
+            if head is not None:
+                head.requires_grad_(False)
 
     def read(self, pairs: Sequence[tuple[str, str]], *, max_length: int | None) -> Inputs:
         """Pairs of query and document to token ids, as inference reads them.
@@ -287,8 +313,11 @@ class TrainableReranker(Trainable):
         Args:
             pairs: query and document.
             max_length: tokens kept of a pair; None is the model's limit.
+
+        Raises:
+            InvalidOptionError: a max_length that leaves no room for text.
         """
-        limit = self.settings.max_length if max_length is None else min(max_length, self.settings.max_length)
+        limit = self._kept(max_length, self.settings.max_length, self.checkpoint.tokenizer.min_pair_length + 2)
         return self.rules.read_pairs(pairs, max_length=limit, query_max_length=limit)
 
     def forward(self, inputs: Inputs) -> Tensor:

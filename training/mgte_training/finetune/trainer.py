@@ -15,7 +15,7 @@ from mgte_rag.nn.attention import use_attention
 from mgte_training.finetune.callbacks import SaveOnTermination
 from mgte_training.finetune.grad_cache import backward_in_parts
 from mgte_training.finetune.losses import info_nce, kl_divergence
-from mgte_training.finetune.objective import NO_TEACHER, Distillation, Objective
+from mgte_training.finetune.objective import NO_TEACHER, Distillation, Objective, candidates_of
 from mgte_training.finetune.representations import Representations, gathered, joined
 from mgte_training.finetune.rows import loss_in_rows
 from mgte_training.finetune.steps import Lengths, ModelSteps, PairStep, PairSteps, Plan, Step
@@ -201,7 +201,8 @@ class ModelTrainer(PlannedTrainer):
             self._watch.representations(documents)
             everyone = queries if self._objective.directions == "query" else gathered(queries)
             found = loss_in_rows(self._objective, queries, everyone, documents, targets, step=self.state.global_step)
-            self._watch.losses(found, documents.texts if targets.in_batch else targets.group)
+            counts = {"queries": documents.texts // targets.group, "documents": documents.texts}
+            self._watch.losses(found, candidates_of(self._objective, targets, **counts))
             return found
 
         if len(inputs.parts) == 1:
@@ -277,7 +278,7 @@ class RerankerTrainer(PlannedTrainer):
                 self.accelerator.backward(found["loss"] * share)
             for name, value in found.items():
                 sums[name] = sums.get(name, torch.zeros_like(value.detach())) + share * value.detach()
-        self._watch.losses(sums, inputs.group)
+        self._watch.losses(sums, {"listwise": inputs.group})
         self._watch.scores(torch.cat(seen))
         return sums
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mgte_rag.errors import TrainingError
+from mgte_rag.errors import InvalidOptionError, TrainingError
 from mgte_training.finetune.representations import Representations
 
 # Texts whose effective rank is looked at: enough to see a collapse, few enough to cost nothing.
@@ -31,6 +31,10 @@ class Alarms:
     stuck: float = 0.01
     least_spread: float = 1e-3
 
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise InvalidOptionError(f"patience={self.patience!r}; a number of steps above 0 is needed")
+
 
 class Watch:
     """Looks at every step of a run.
@@ -44,12 +48,13 @@ class Watch:
         self._losses: dict[str, deque[float]] = {}
         self._for: dict[str, int] = {}
 
-    def losses(self, parts: Mapping[str, Tensor], candidates: int) -> None:
+    def losses(self, parts: Mapping[str, Tensor], candidates: Mapping[str, int]) -> None:
         """Look at a step's losses.
 
         Args:
             parts: fp32 scalars.
-            candidates: what each query's positive competes with, itself included.
+            candidates: for those parts that equal scores would put at its logarithm, what a positive competes with,
+                itself included.
 
         Raises:
             TrainingError: one is not finite, or has stayed that of equal scores.
@@ -61,16 +66,16 @@ class Watch:
                     f"the loss {name!r} is {value}. Lower the learning rate, set max_grad_norm, or raise the "
                     f"temperature; in 16 bits try bf16 instead of fp16"
                 )
-            if "distillation" in name or name == "loss":
+            if name not in candidates:
                 continue
-            # Above 0 where it is worse than chance; what is watched is that it never leaves it.
+            # Above 1 where it is worse than chance; what is watched is that it never leaves it.
             past = self._losses.setdefault(name, deque(maxlen=self._alarms.patience))
-            past.append(value / math.log(candidates) if candidates > 1 else 0.0)
+            past.append(value / math.log(candidates[name]) if candidates[name] > 1 else 0.0)
             if len(past) == self._alarms.patience and abs(sum(past) / len(past) - 1) < self._alarms.stuck:
                 raise TrainingError(
-                    f"the loss {name!r} has stayed at ln({candidates}), that of equal scores, for {len(past)} steps: "
-                    f"nothing is learnt. A learning rate too high for this model is the most frequent cause (6e-5 and "
-                    f"above for rerankers), data whose positives answer nothing another"
+                    f"the loss {name!r} has stayed at ln({candidates[name]}), that of equal scores, for {len(past)} "
+                    f"steps: nothing is learnt. A learning rate too high for this model is the most frequent cause "
+                    f"(6e-5 and above for rerankers), data whose positives answer nothing another"
                 )
 
     def representations(self, documents: Representations) -> None:

@@ -53,6 +53,7 @@ def run_pretraining(
 
     say = say or (lambda _: None)
     folder, data = Path(out), Path(data)
+    arguments = training_arguments(folder, recipe.training, seed=recipe.seed, show_progress=show_progress)
     resumed = claim(folder, recipe, data)
     choice = recipe.model
     model = TrainableLanguageModel.open(
@@ -63,7 +64,6 @@ def run_pretraining(
         device=training_device(recipe.training),
         seed=recipe.seed,
     )
-    arguments = training_arguments(folder, recipe.training, seed=recipe.seed, show_progress=show_progress)
     tokenizer = model.checkpoint.tokenizer
     with arguments.main_process_first(local=False, desc="tokenising"):
         stores = [

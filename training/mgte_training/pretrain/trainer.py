@@ -108,7 +108,7 @@ class PretrainTrainer(PlannedTrainer):
                 sums[name] = sums.get(name, torch.zeros_like(value.detach())) + value.detach()
         total = torch.stack([value for name, value in sums.items() if name != "right"]).sum()
         losses = {"loss": total, **{name: value for name, value in sums.items() if name != "right"}}
-        self._watch.losses(losses, candidates=1)
+        self._watch.losses(losses, candidates={})
         return {**losses, "accuracy": sums["right"]}
 
     def _counted(self, inputs: MaskedStep) -> dict[str, Tensor]:

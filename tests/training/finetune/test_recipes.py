@@ -1,19 +1,29 @@
 """Recipes: read strictly, run from the command line, stopped and gone on with."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from mgte_cli.main import main
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import EmbeddingModel, InvalidOptionError, Reranker, TrainingError
+from mgte_training.data import SourceData, TrainingPlan
 from mgte_training.finetune.callbacks import SaveOnTermination
+from mgte_training.finetune.held_out import ModelFigures
 from mgte_training.finetune.recipe import RECIPES, find_recipe, read_recipe
 from mgte_training.finetune.run import run_recipe
+from mgte_training.finetune.trainable import Trainable
 
 Write = Callable[[str], Path]
 PUBLISHED = [
@@ -103,8 +113,10 @@ def test_the_recipes_are_those_that_are_documented() -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_tiny_recipe_trains_a_model_that_can_be_loaded(name: str, pairs: Path, tmp_path: Path) -> None:
     arguments = ["train", f"{name}-tiny", "--out", str(tmp_path / "run"), "--data", str(pairs), "--quiet"]
-    settings = ["--set", "batches.steps=2", "--set", "batches.buckets=[{max_tokens=512, batch=64, sub_batch=64}]"]
-    assert main([*arguments, *settings]) == 0
+    bucket = "batches.buckets=[{max_tokens=512, batch=4, sub_batch=4}]"
+    for setting in ("batches.steps=2", "batches.scale=1.0", bucket):
+        arguments += ["--set", setting]
+    assert main(arguments) == 0
     folder = tmp_path / "run" / "model"
     if "reranker" in name:
         with Reranker.load(folder) as reranker:
@@ -130,7 +142,10 @@ def test_a_run_writes_plan_recipe_model_and_figures(tiny_bert: Path, write: Writ
 def test_a_run_that_was_stopped_goes_on_and_ends_at_the_same_model(
     tiny_bert: Path, write: Write, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = read_recipe(write(SMALL.format(model=tiny_bert)))
+    """With dropout, two sources whose batches alternate, batches in parts and low-rank adapters: bit by bit."""
+    second = '[[sources]]\nname = "more"\npath = "triples.jsonl"\nuse_scores = false\nnegatives = 2\n[batches]'
+    text = SMALL.format(model=tiny_bert).replace("[batches]", second)
+    recipe = read_recipe(write(text), ["model.lora={rank=2}", "sources.0.negatives=1"])
     straight = run_recipe(recipe, tmp_path / "straight", data=pairs)
 
     def terminate(self: SaveOnTermination, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -141,8 +156,64 @@ def test_a_run_that_was_stopped_goes_on_and_ends_at_the_same_model(
         with pytest.raises(TrainingError, match="after step 4 of 6"):
             run_recipe(recipe, tmp_path / "stopped", data=pairs)
     resumed = run_recipe(recipe, tmp_path / "stopped", data=pairs)
-    with EmbeddingModel.load(straight.folder) as one, EmbeddingModel.load(resumed.folder) as other:
-        np.testing.assert_array_equal(one.encode_query("the cat").dense, other.encode_query("the cat").dense)
+    data = [SourceData.read(replace(source, path=str(pairs / source.path))) for source in recipe.sources]
+    plan = TrainingPlan.read(tmp_path / "stopped" / "plan.npz", data)
+    assert {plan.batch(step).source for step in range(6)} == {"pairs", "more"}
+    one, other = (folder / "model.safetensors" for folder in (straight.folder, resumed.folder))
+    assert one.read_bytes() == other.read_bytes()
+    assert straight.figures == resumed.figures
+
+
+def test_a_run_ends_early_without_a_better_figure_also_where_it_was_interrupted_while_it_waited(
+    tiny_bert: Path, write: Write, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two measurements after the best one, which is the second here; the model that is kept is that of the best."""
+    recipe = read_recipe(write(SMALL.format(model=tiny_bert)), ["held_out.every=1", "held_out.patience=2"])
+    planned, kept = {1: 0.1, 2: 0.9, 3: 0.5, 4: 0.4, 5: 0.3, 6: 0.2}, {}
+
+    def figures(self: ModelFigures, model: Trainable) -> dict[str, float]:
+        weights = model.model.encoder.embeddings.word.weight.detach()
+        step = next((step for step, seen in kept.items() if torch.equal(seen, weights)), len(kept) + 1)
+        kept[step] = weights.clone()
+        return {"ndcg@10": planned[step]}
+
+    def terminate(self: SaveOnTermination, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.asked = self.asked or state.global_step == 2
+
+    monkeypatch.setattr(ModelFigures, "__call__", figures)
+    with monkeypatch.context() as patch:
+        patch.setattr(SaveOnTermination, "on_step_begin", terminate)
+        with pytest.raises(TrainingError, match="after step 3 of 6"):  # one measurement without a better figure
+            run_recipe(recipe, tmp_path / "run", data=pairs)
+    trained = run_recipe(recipe, tmp_path / "run", data=pairs)
+    assert sorted(kept) == [1, 2, 3, 4]
+    assert trained.figures == {"ndcg@10": 0.9}
+    saved = load_file(trained.folder / "model.safetensors")["encoder.embeddings.word.weight"]
+    assert torch.equal(saved, kept[2])
+
+
+def test_sigterm_to_the_command_leaves_a_checkpoint_and_says_how_to_go_on(
+    tiny_bert: Path, write: Write, pairs: Path, tmp_path: Path
+) -> None:
+    recipe, run = write(SMALL.format(model=tiny_bert)), tmp_path / "run"
+    command = [sys.executable, "-m", "mgte_cli.main", "train", str(recipe), "--out", str(run), "--data", str(pairs)]
+    for setting in ("batches.steps=4000", "held_out.every=4000", "alarms.patience=4000", "training.logging_steps=1"):
+        command += ["--set", setting]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [*command, "--quiet"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert any("'loss'" in line for line in process.stdout)  # the trainer has done a step
+        process.terminate()
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    (checkpoint,) = run.glob("checkpoint-*")
+    step = json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
+    assert checkpoint.name == f"checkpoint-{step}"
+    assert 0 < step < 4000
+    assert f"stopped by SIGTERM after step {step} of 4000; a checkpoint is in {run}" in said
+    assert "Traceback" not in said
 
 
 def test_a_folder_with_another_recipes_run_is_refused(
@@ -153,9 +224,33 @@ def test_a_folder_with_another_recipes_run_is_refused(
     with pytest.raises(InvalidOptionError, match="finished run"):
         run_recipe(read_recipe(path), tmp_path / "run", data=pairs)
     (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoint-3").mkdir()
+    with pytest.raises(InvalidOptionError, match="is not empty and has no run of a recipe"):
+        run_recipe(read_recipe(path), tmp_path / "other", data=pairs)
     (tmp_path / "other" / "recipe.json").write_text("{}")
     with pytest.raises(InvalidOptionError, match="another recipe"):
         run_recipe(read_recipe(path), tmp_path / "other", data=pairs)
+
+
+def test_a_run_that_a_mistake_stopped_before_it_began_takes_the_corrected_recipe(
+    tiny_bert: Path, write: Write, pairs: Path, tmp_path: Path
+) -> None:
+    path = write(SMALL.format(model=tiny_bert))
+    with pytest.raises(InvalidOptionError, match="sampling exponent"):
+        run_recipe(read_recipe(path, ["batches.alpha=3"]), tmp_path / "run", data=pairs)
+    settings = ["batches.steps=1", "held_out.every=1"]
+    assert run_recipe(read_recipe(path, settings), tmp_path / "run", data=pairs).folder.exists()
+
+
+def test_a_token_budget_counts_all_negatives_where_a_source_does_not_say_how_many(
+    tiny_bert: Path, write: Write, pairs: Path, tmp_path: Path
+) -> None:
+    """Eight negatives and a positive: ten texts of up to 40 tokens for each query."""
+    text = SMALL.format(model=tiny_bert).replace("random_negatives = 1", "")
+    settings = ["batches.token_budget=1000", "batches.steps=1", "held_out.every=1"]
+    said: list[str] = []
+    run_recipe(read_recipe(write(text), settings), tmp_path / "run", data=pairs, say=said.append)
+    assert "<=40 8/2" in said[0]
 
 
 def test_settings_change_values_of_any_depth(tiny_bert: Path, write: Write) -> None:
@@ -189,6 +284,59 @@ def test_a_recipe_with_a_mistake_is_refused_with_its_place(write: Write, old: st
     with pytest.raises(InvalidOptionError) as caught:
         read_recipe(write(text.replace(old, new, 1)))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("dropout", "'dropout' is no key=value"),
+        ("sources.first.path=x", "there is no such place"),
+        ("sources.7.path=x", "there is no such place"),
+        ("model.name.first=x", "there is no such place"),
+        ("model.lora.rnak=3", "unknown field 'rnak'"),
+        ("batches.steps=many", "steps is 'many', which is no int"),
+        ("batches.buckets={batch=3}", "which is no list"),
+        ("training=3", "which is no table"),
+        ("held_out.every=0", "every=0; it is a whole number above 0"),
+        ("alarms.patience=0", "a number of steps above 0"),
+        ("objective.heads.dense.sizes={0=1.0}", "whole numbers above 0"),
+        ("batches.steps=0", "steps=0; it is a whole number from 1 up"),
+        ("lengths.query=1", "lengths: 1 tokens; the model"),
+        ("sources.0.path=gone.jsonl", "pairs/gone.jsonl: no such file"),
+        ("sources.0.path=words.jsonl", "words.jsonl, line 1: positives must be a list of strings"),
+        ("sources.0.path=empty.jsonl", "has no example"),
+        ("model.name=./gone", "no model './gone'"),
+        ("training.learning_rat=1e-3", "unknown field 'learning_rat'"),
+        ("training.learning_rate=fast", "learning_rate is 'fast'; a number is needed"),
+        ("training.learning_rate=-1.0", "must not be below 0"),
+        ("training.bf16=yes", "true or false is needed"),
+        ("training.output_dir=x", "unknown field 'output_dir'"),
+        ("training.lr_scheduler_type=steep", "steep is not a valid SchedulerType"),
+        ("training.report_to=paper", "paper is not supported"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line_and_status_1(
+    setting: str, message: str, tiny_bert: Path, write: Write, pairs: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "pairs"
+    shutil.copytree(pairs, folder)
+    (folder / "words.jsonl").write_text('{"query": "q", "positives": "a text"}')
+    (folder / "empty.jsonl").write_text("")
+    command = ["train", str(write(SMALL.format(model=tiny_bert))), "--out", str(tmp_path / "run"), "--quiet"]
+    assert main([*command, "--data", str(folder), "--set", setting]) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("mgte-rag: ")
+    assert said.count("\n") == 1
+
+
+def test_a_file_in_the_place_of_the_runs_folder_is_one_line_and_status_1(
+    tiny_bert: Path, write: Write, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("a file")
+    recipe = str(write(SMALL.format(model=tiny_bert)))
+    assert main(["train", recipe, "--out", str(tmp_path / "run"), "--data", str(pairs), "--quiet"]) == 1
+    assert "File exists" in capsys.readouterr().err
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,6 @@
 """Pre-training from recipes: on the command line, stopped and gone on with, in two processes, and with mistakes."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +90,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_at_the_same_model(
 
 
 def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
-    new_model: Path, corpus: Path, tmp_path: Path
+    new_model: Path, corpus: Path, tmp_path: Path, in_two_processes: Callable[..., None]
 ) -> None:
     """Nine texts, five and four; a mean over all predicted tokens, however they are shared."""
     plain = 'use_cpu = true\noptim = "sgd"\nmax_grad_norm = 0.0\nsave_strategy = "no"'
@@ -100,13 +98,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_joint_batch(
         write(tmp_path, name, text.replace("use_cpu = true", plain), new_model)
         for name, text in (("mlm", MLM), ("retromae", RETROMAE))
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    script = [str(Path(__file__).with_name("two_processes.py")), str(corpus), str(tmp_path / "together")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *script, *map(str, recipes)], capture_output=True, text=True, timeout=240, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(Path(__file__).with_name("two_processes.py"), corpus, tmp_path / "together", *recipes)
     for recipe in recipes:
         run_stage(read_stage(recipe), tmp_path / "alone" / recipe.stem, data=corpus)
     start = load_file(new_model / "model.safetensors")

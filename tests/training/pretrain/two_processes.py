@@ -1,4 +1,4 @@
-"""Run by test_runs.py with torchrun: pre-training as recipes say."""
+"""Run by test_runs.py in two processes: pre-training as recipes say."""
 
 import sys
 from pathlib import Path

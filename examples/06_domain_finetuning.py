@@ -19,9 +19,9 @@ from langchain_mgte import MGTERetriever
 from mgte_cli.stdlib_docs import collect
 from mgte_training.domain import Judged, TuningOptions, read_documents, tune
 
-MODULES = {"csv", "difflib", "glob", "heapq", "json", "sched", "shelve", "textwrap", "zipfile", "zlib"}
+MODULES = {"csv", "glob", "heapq", "json", "sched", "shelve", "textwrap", "zlib"}
 OTHER_MODULES = {"datetime", "fractions", "random", "statistics"}
-A_FEW_STEPS = TuningOptions(max_pairs=64, batch=16, max_length=64)
+A_FEW_STEPS = TuningOptions(max_pairs=48, batch=16, max_length=64)
 
 
 def write_slice(folder: Path) -> None:
@@ -39,7 +39,7 @@ def write_slice(folder: Path) -> None:
 def other_set() -> Judged:
     """Names to docstrings of other modules: what the model must not forget."""
     pairs = [(entry.name, entry.text) for entry in collect() if entry.module in OTHER_MODULES]
-    return Judged.of_pairs(random.Random(0).sample(pairs, min(len(pairs), 120)))
+    return Judged.of_pairs(random.Random(0).sample(pairs, min(len(pairs), 60)))
 
 
 def main(documents: Path | None, out: Path) -> None:

@@ -4,6 +4,7 @@ Several thousand real texts that every Python has: what the demo searches, and w
 """
 
 import contextlib
+import functools
 import importlib
 import inspect
 import io
@@ -52,8 +53,13 @@ class DocEntry:
 def collect() -> list[DocEntry]:
     """Every public module, class, function and method of the standard library that has a docstring, by name.
 
-    An object that several modules offer is listed once, under the first of them by name.
+    An object that several modules offer is listed once, under the first of them by name. It is looked up once.
     """
+    return list(_collected())
+
+
+@functools.cache
+def _collected() -> tuple[DocEntry, ...]:
     entries: dict[str, DocEntry] = {}
     seen: dict[int, Any] = {}  # by identity; holding the objects keeps their ids from being given to others
     for module in _public_modules():
@@ -70,7 +76,7 @@ def collect() -> list[DocEntry]:
                         _add(entries, seen, method, f"{qualified}.{method_name}", "method", module.__name__)
             elif inspect.isroutine(member):
                 _add(entries, seen, member, qualified, "function", module.__name__)
-    return [entries[name] for name in sorted(entries)]
+    return tuple(entries[name] for name in sorted(entries))
 
 
 def _add(entries: dict[str, DocEntry], seen: dict[int, Any], member: Any, name: str, kind: str, module: str) -> None:

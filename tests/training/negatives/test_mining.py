@@ -1,5 +1,6 @@
 """Mined negatives against a brute-force search, and what mining promises."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +14,10 @@ import pytest
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import DataError, EmbeddingModel, InputTypeError, InvalidOptionError, Reranker, UnsupportedOutputError
 from mgte_rag.types import Floats
-from mgte_training.data import Example, Source, SourceData, read_corpus
+from mgte_training.data import Bucket, Example, Source, SourceData, read_corpus, read_examples
+from mgte_training.finetune.objective import HeadLoss, Objective
+from mgte_training.finetune.recipe import Batches, ModelChoice, Recipe
+from mgte_training.finetune.run import run_recipe
 from mgte_training.negatives import MiningOptions, MiningReport, mine, mining, search
 
 TOP = MiningOptions(rank_range=(2, 30), count=5, sampling="top")
@@ -30,7 +34,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def real_examples(stdlib_docs: list[DocEntry]) -> list[Example]:
     """Names of real functions with what their documentation says."""
-    entries = [entry for entry in stdlib_docs if 80 < len(entry.text) < 400][::7][:200]
+    entries = [entry for entry in stdlib_docs if 80 < len(entry.text) < 240][::7][:160]
     texts = {entry.text.partition("\n")[0]: entry.text.partition("\n")[2].strip() for entry in entries}
     return [Example(query, (text,)) for query, text in texts.items() if query.strip() and len(text) > 20]
 
@@ -80,9 +84,9 @@ def brute_force(
     return found
 
 
-def dense(model: EmbeddingModel) -> Callable[[Sequence[str], Sequence[str]], Floats]:
+def dense(model: EmbeddingModel, max_length: int | None = None) -> Callable[[Sequence[str], Sequence[str]], Floats]:
     def score(queries: Sequence[str], documents: Sequence[str]) -> Floats:
-        one, two = model.encode_query(queries).dense, model.encode_document(documents).dense
+        one, two = model.encode_query(queries).dense, model.encode_document(documents, max_length=max_length).dense
         assert one is not None
         assert two is not None
         return one @ two.T
@@ -152,6 +156,30 @@ def test_labels_several_positives_and_a_reranker_equal_a_brute_force_search(
         assert 0 < len(kept) <= 3
         assert len({sample.query for sample in kept}) == len(kept)
         assert reason == "taken" or report.dropped[reason] > 0
+
+
+def test_a_second_round_replaces_the_negatives_with_those_of_the_model_that_the_first_has_trained(
+    tiny_model: EmbeddingModel, tiny_bert: Path, sentences: list[str], sentence_examples: list[Example], tmp_path: Path
+) -> None:
+    """Mine, train on what was mined, mine again with what came of it."""
+    mine(tiny_model, sentence_examples, sentences, tmp_path / "first.jsonl", options=TOP)
+    recipe = Recipe(
+        model=ModelChoice(name=str(tiny_bert)),
+        sources=(Source("first", str(tmp_path / "first.jsonl"), negatives=3),),
+        batches=Batches(buckets=(Bucket(99, 8, 8),), epochs=3),
+        objective=Objective(heads={"dense": HeadLoss(temperature=0.05)}),
+        training={"learning_rate": 5e-3, "use_cpu": True, "save_strategy": "no"},
+    )
+    trained = run_recipe(recipe, tmp_path / "run").folder
+    first = SourceData.read(Source("first", str(tmp_path / "first.jsonl")))
+    with EmbeddingModel.load(trained, dtype="float32") as model:
+        report = mine(model, first, sentences, tmp_path / "second.jsonl", options=TOP)
+        expected = brute_force(sentence_examples, sentences, dense(model), TOP)
+    second = read(tmp_path / "second.jsonl")
+    assert [each.negatives for each in second] == expected
+    assert [replace(each, negatives=()) for each in second] == [replace(each, negatives=()) for each in first]
+    assert [each.negatives for each in second] != [each.negatives for each in first]
+    assert_adds_up(report)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -376,13 +404,13 @@ def test_real_pairs_get_negatives_that_are_closer_than_chance_and_farther_than_t
     mini_fp32: EmbeddingModel, tmp_path: Path
 ) -> None:
     folder = Path(os.environ["MGTE_DATA"]) / "pairs"
-    examples = SourceData.read(Source("tldr", str(folder / "tldr.jsonl.gz")))[:160]
-    options = MiningOptions(rank_range=(2, 16), count=3, relative_margin=0.05)
+    examples = list(itertools.islice(read_examples(Source("tldr", str(folder / "tldr.jsonl.gz"))), 100))
+    options = MiningOptions(rank_range=(2, 16), count=3, relative_margin=0.05, max_length=64)
     report = mine(mini_fp32, examples, None, tmp_path / "mined.jsonl", options=options)
     assert_adds_up(report)
-    assert report.without < 16
+    assert report.without < 10
     mined = [each for each in read(tmp_path / "mined.jsonl") if each.negatives]
-    score = dense(mini_fp32)
+    score = dense(mini_fp32, 64)
     queries = [each.query for each in mined]
     positive = np.diag(score(queries, [each.positives[0] for each in mined])).mean()
     negatives = score(queries, [each.negatives[0] for each in mined])

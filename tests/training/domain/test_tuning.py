@@ -128,7 +128,7 @@ def test_an_interrupted_tuning_goes_on_to_the_same_model(
 def test_a_reranker_is_tuned_where_one_is_asked_for(
     documents: Path, tmp_path: Path, options: Callable[..., TuningOptions]
 ) -> None:
-    tuned = tune(documents, tmp_path / "out", options=options(reranker="new", reranker_negatives=2))
+    tuned = tune(documents, tmp_path / "out", options=options(reranker="new"))
     assert tuned.reranker is not None
     with Reranker.load(str(tuned.reranker)) as reranker, EmbeddingModel.load(str(tuned.folder)) as model:
         assert len(reranker.score([("cat", "the cat sat"), ("cat", "a dog")])) == 2
@@ -139,10 +139,25 @@ def test_a_reranker_is_tuned_where_one_is_asked_for(
     assert (row.way, row.before, row.after) == ("reranked", *figures)
     assert f"{RERANKED}\n6 queries of 2 documents" in tuned.report
 
-    again = tune(documents, tmp_path / "again", options=options(reranker=str(tuned.reranker), reranker_negatives=2))
+    again = tune(documents, tmp_path / "again", options=options(reranker=str(tuned.reranker)))
     ways = {row.way: row for row in again.comparisons[RERANKED].rows if row.figure == "nDCG@10"}
     assert ways[TUNED].before == pytest.approx(figures[1])  # what the given reranker makes of the same ranking
     assert ways[TUNED].after == ways["reranked"].after
+
+
+def test_the_command_shows_what_the_reranker_does(
+    documents: Path, tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_beir(
+        tmp_path / "other", [(f"{word} {number}", f"the {word} {number}") for number, word in enumerate(WORDS)]
+    )
+    command = ["tune", str(documents), "--out", str(tmp_path / "out"), "--other", str(other), "--model", str(tiny_bert)]
+    assert main([*command, "--reranker", "--batch", "4", "--max-length", "32", "--forgetting", "1", "--quiet"]) == 0
+    table = capsys.readouterr().out.split(RERANKED)[1].splitlines()
+    assert table[1] == "6 queries of 2 documents against 24 texts"
+    assert table[3].startswith("reranked           nDCG@10")
+    with Reranker.load(tmp_path / "out" / "reranker" / "model") as reranker:
+        assert reranker.rank("cat", ["the cat sat", "a dog"])
 
 
 def _held_out(documents: Path) -> tuple[list[Asked], tuple[str, ...]]:

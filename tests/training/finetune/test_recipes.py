@@ -23,7 +23,7 @@ from mgte_training.finetune.callbacks import SaveOnTermination
 from mgte_training.finetune.held_out import ModelFigures
 from mgte_training.finetune.recipe import RECIPES, find_recipe, read_recipe
 from mgte_training.finetune.run import run_recipe
-from mgte_training.finetune.trainable import Trainable
+from mgte_training.finetune.trainable import Trainable, TrainableModel
 
 Write = Callable[[str], Path]
 PUBLISHED = [
@@ -137,6 +137,32 @@ def test_a_run_writes_plan_recipe_model_and_figures(tiny_bert: Path, write: Writ
     with EmbeddingModel.load(trained.folder) as model:
         assert model.dims == (16, 32)
         assert model.outputs == ("dense", "sparse")
+
+
+@pytest.mark.parametrize(("other", "measured"), [("ask: ", "ask: "), ("look: ", None)])
+def test_a_run_is_measured_with_its_sources_prompt_where_all_have_the_same(
+    tiny_bert: Path,
+    write: Write,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other: str,
+    measured: Any,
+) -> None:
+    second = f'[[sources]]\nname = "more"\npath = "pairs.jsonl"\nnegatives = 1\nquery_prompt = "{other}"\n[batches]'
+    text = SMALL.format(model=tiny_bert).replace("[batches]", second)
+    settings = ["batches.steps=1", "held_out.every=1", "held_out.max_examples=4", "sources.0.negatives=1"]
+    recipe = read_recipe(write(text), [*settings, "sources.0.query_prompt='ask: '"])
+    read, seen = TrainableModel.read, set()
+
+    def watched(self: TrainableModel, texts: Any, role: str, **options: Any) -> Any:
+        if not self.training:
+            seen.add((role, options["prompt"]))
+        return read(self, texts, role, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TrainableModel, "read", watched)
+    run_recipe(recipe, tmp_path / "run", data=pairs)
+    assert seen == {("query", measured), ("document", None)}
 
 
 def test_a_run_that_was_stopped_goes_on_and_ends_at_the_same_model(

@@ -86,7 +86,7 @@ class RerankerLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutChoice:
-    """What a run is measured on while it trains.
+    """What a run is measured on while it trains, with the prompts of the sources where all have the same.
 
     Attributes:
         path: examples, in any format that sources have.

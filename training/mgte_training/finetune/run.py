@@ -1,11 +1,12 @@
 """A recipe to a trained model: data, plan, trainer, figures, files."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mgte_rag.types import Role
 from mgte_training.data.buckets import scale_buckets
 from mgte_training.data.draws import draw_rule
 from mgte_training.data.lengths import checkpoint_lengths
@@ -140,6 +141,15 @@ def _measured(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _prompts(sources: Sequence[Source]) -> dict[Role, str | None]:
+    """The held-out set's prompts: the sources' where all have the same, else the model's own."""
+    queries, documents = ({getattr(source, side) for source in sources} for side in ("query_prompt", "document_prompt"))
+    return {
+        "query": queries.pop() if len(queries) == 1 else None,
+        "document": documents.pop() if len(documents) == 1 else None,
+    }
+
+
 def _trainer(recipe: Recipe, model: Trainable, arguments: Any, plan: TrainingPlan, data: Path) -> Any:
     from transformers import EarlyStoppingCallback
 
@@ -161,7 +171,9 @@ def _trainer(recipe: Recipe, model: Trainable, arguments: Any, plan: TrainingPla
             plan,
             recipe.objective,
             lengths=recipe.lengths,
-            evaluate=None if held_out is None else ModelFigures(held_out, recipe.objective, recipe.lengths),
+            evaluate=None
+            if held_out is None
+            else ModelFigures(held_out, recipe.objective, recipe.lengths, _prompts(recipe.sources)),
             alarms=recipe.alarms,
             callbacks=callbacks,
         )

@@ -1,5 +1,7 @@
 """Texts to batches: every text once a pass, shares, lengths, and a store on the disk."""
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -79,8 +81,21 @@ def test_a_store_is_written_once_and_a_part_of_one_anew(tokenizer: TextTokenizer
     assert token_store(path, texts, tokenizer, show_progress=False).tokens.tolist() == before
 
 
+def test_a_full_disk_is_an_error_that_says_what_to_do_and_the_store_is_written_when_there_is_room(
+    tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(DataError, match=r"0: No space left on device; .*0\.bin: .* give the same command again"):
+            token_store(tmp_path / "0", ["a list"], tokenizer, show_progress=False)
+    assert len(token_store(tmp_path / "0", ["a list"], tokenizer, show_progress=False).ends) == 1
+
+
 def test_texts_that_cannot_be_read_and_empty_corpora_are_errors(tokenizer: TextTokenizer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no text with a token"):
+    with pytest.raises(DataError, match="no text with a token in the texts of .*0; give another source"):
         token_store(tmp_path / "0", ["", " "], tokenizer, show_progress=False)
     with pytest.raises(DataError, match=r"no file that ends in \.jsonl"):
         list(corpus_texts(tmp_path / "."))

@@ -47,19 +47,25 @@ def token_store(path: Path, texts: Iterable[str], tokenizer: TextTokenizer, *, s
         show_progress: draw a progress bar on standard error.
 
     Raises:
-        DataError: the source cannot be read, or has no text with a token.
+        DataError: the source cannot be read, or has no text with a token, or the store cannot be written.
     """
     words, ends = path.with_suffix(".bin"), path.with_suffix(".npy")
     dtype = np.uint16 if tokenizer.vocabulary <= 1 << 16 else np.uint32
     if not ends.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = _write(words, texts, tokenizer, dtype, show_progress=show_progress)
-        if not len(found):
-            raise DataError(f"{path.name}: no text with a token in it; give another source")
-        part = ends.with_suffix(".part")
-        with part.open("wb") as file:
-            np.save(file, found)
-        os.replace(part, ends)  # last: where it is, the store is whole
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = _write(words, texts, tokenizer, dtype, show_progress=show_progress)
+            if not len(found):
+                raise DataError(f"there is no text with a token in the texts of {path}; give another source")
+            part = ends.with_suffix(".part")
+            with part.open("wb") as file:
+                np.save(file, found)
+            os.replace(part, ends)  # last: where it is, the store is whole
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or path}: {error.strerror or error}; the tokens of a source are written to {words}: "
+                f"see that it can be read and that there is room, and give the same command again"
+            ) from error
     return TokenStore(np.memmap(words, dtype=dtype, mode="r"), np.load(ends))
 
 

@@ -29,7 +29,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--body-words", type=positive, default=1000,
                         help="of the text that a title asks for, the rest is cut (default 1000)")  # fmt: skip
     parser.add_argument("--near-duplicates", type=float, default=0.8, metavar="SIMILARITY",
-                        help="leave a positive out that is so similar to one before, 0 to 1 (default 0.8)")  # fmt: skip
+                        help="leave a positive out that is so similar to one before, up to 1 (default 0.8); 0 keeps them")  # fmt: skip
     parser.add_argument("--max-repeats", type=positive, default=5,
                         help="pairs with the same query, or the same positive (default 5)")  # fmt: skip
     parser.add_argument("--blocked-sites", type=Path, help="file with a host in every line: no links to them")
@@ -59,13 +59,15 @@ def run(options: argparse.Namespace) -> int:
         return _print_thresholds(options)
     if not options.sources or options.out is None:
         raise InvalidOptionError("sources and --out are needed: the documents, and the folder for the pairs")
+    if options.min_score is None and (options.model or options.score_languages):
+        raise InvalidOptionError("--model and --score-languages are for --min-score, which is missing")
     corpus = CorpusOptions(
         tasks=tuple(options.tasks),
         languages=options.languages and tuple(options.languages),
         query_words=tuple(options.query_words),
         positive_words=tuple(options.positive_words),
         body_words=options.body_words,
-        near_duplicates=options.near_duplicates,
+        near_duplicates=options.near_duplicates or None,
         max_repeats=options.max_repeats,
         blocked_sites=_lines(options.blocked_sites),
         blocked_words=_lines(options.blocked_words),

@@ -220,6 +220,42 @@ def test_other_options_or_files_that_changed_are_refused(documents: Path, tmp_pa
         build_pairs([documents], out, options=OPTIONS)
 
 
+def test_files_that_are_new_when_all_was_done_are_not_passed_over_in_silence(
+    documents: Path, tmp_path: Path, words: Words
+) -> None:
+    build_pairs([documents], tmp_path / "out", options=OPTIONS)
+    assert build_pairs([documents], tmp_path / "out", options=OPTIONS).kept == 800
+    (documents / "c.md").write_text(f"# {words(1, 3)}\n\n{words(2)}")
+    with pytest.raises(DataError, match="the pairs of 2 files are there already, and there are 3 files now"):
+        build_pairs([documents], tmp_path / "out", options=OPTIONS)
+
+
+def test_the_output_may_be_in_the_folder_of_the_documents(
+    documents: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its shards and its report are no documents, neither when a run goes on nor when it is done."""
+    out = documents / "a-pairs"  # before the documents by name
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Shards, "remove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_pairs([documents], out, options=OPTIONS)
+    (out / "shared-headings.json").unlink()
+    assert build_pairs([documents], out, options=OPTIONS).files == 2
+    assert {name: files_of(out)[name] for name in whole if name.startswith("pairs")} == {
+        name: content for name, content in whole.items() if name.startswith("pairs")
+    }
+
+
+def test_headings_of_rows_without_a_title_are_shared_too(write: Write, words: Words, tmp_path: Path) -> None:
+    texts = [f"# {words(f't{i}', 3)}\n\n{words(i)}\n\n## Getting started\n\n{words(('s', i))}" for i in range(2)]
+    path = write([{"text": text, "language": "en"} for text in texts])
+    build_pairs([path], tmp_path / "out")
+    rows = SourceData.read(Source("pairs", str(tmp_path / "out" / "pairs-00000.jsonl.gz")))
+    asked = [rows[i].query for i in range(len(rows))]
+    assert f"{words('t0', 3)}: Getting started" in asked
+    assert "Getting started" not in asked
+
+
 def test_a_line_that_cannot_be_read_is_named_and_the_run_goes_on_when_it_is_mended(
     documents: Path, tmp_path: Path, whole: dict[str, bytes]
 ) -> None:

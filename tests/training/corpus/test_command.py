@@ -51,6 +51,20 @@ def test_scores_are_filtered_and_drawn(documents: Path, tmp_path: Path, capsys: 
     assert "<h4>Scores</h4>" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_model_that_nothing_asks_is_refused_and_near_duplicates_can_be_kept(
+    words: Words, write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [words(1, 100), f"{words(1, 100)} more"]
+    path = write([{"query": words(f"q{i}", 3), "positive": text, "language": "en"} for i, text in enumerate(texts)])
+    assert main(["pairs", str(path), "--out", str(tmp_path / "out"), "--quiet", "--model", "mini"]) == 1
+    assert "--min-score, which is missing" in capsys.readouterr().err
+    for similarity, kept in (("0.8", 1), ("0", 2)):
+        out = tmp_path / similarity
+        assert main(["pairs", str(path), "--out", str(out), "--quiet", "--near-duplicates", similarity]) == 0
+        assert json.loads((out / "report.json").read_text())["kept"] == kept
+    capsys.readouterr()
+
+
 class Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()

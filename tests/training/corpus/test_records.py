@@ -16,7 +16,11 @@ READERS = {
     "a.txt": ("Feeding cats\n\nTwice a day.", "Feeding cats", Section("", "Twice a day.")),
     "a.md": ("# Cats\n## Food\nMeat", "Cats", Section("Food", "Meat")),
     "a.rst": ("Cats\n====\n\nFood\n----\n\nMeat", "Cats", Section("Food", "Meat")),
-    "a.html": ("<h1>Cats</h1><h2>Food</h2><p>Meat</p><script>x</script>", "Cats", Section("Food", "Meat")),
+    "a.html": (
+        "<h1>Cats</h1><h2>Their<br>food</h2><p>Meat</p><script>x</script>",
+        "Cats",
+        Section("Their food", "Meat"),
+    ),  # fmt: skip
 }
 
 
@@ -100,6 +104,12 @@ def test_a_document_gives_its_body_its_sections_and_its_questions() -> None:
         ("heading-section", "Cats: Water", "Fresh"),
         ("heading-section", "Cats: Further  reading", "Books"),
     ]
+
+
+def test_headings_ask_in_many_scripts_and_a_semicolon_asks_in_greek_alone() -> None:
+    headings = ("Where from?", "在哪里？", "أين؟", "Πού είναι;", "Πού είναι\u037e", "int main;")
+    pairs = section_pairs(Document("a", "C", tuple(Section(heading, "x") for heading in headings)))
+    assert [task for task, *_ in pairs[1:]] == ["question-answer"] * 5 + ["heading-section"]
 
 
 def test_without_a_title_only_headings_that_say_enough_ask() -> None:

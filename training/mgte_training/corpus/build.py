@@ -82,7 +82,7 @@ def build_pairs(
     options = options or CorpusOptions()
     if (model is None) != (options.min_score is None):
         raise InvalidOptionError(f"min_score={options.min_score!r}, model={model!r}: give both or none of them")
-    files, others = _files(sources)
+    files, others = _files(sources, Path(out).absolute())
     shards = Shards(Path(out), options.shard_rows, _fingerprint(options, model))
     work = _Work(files, options, model, shards)
     if not shards.is_complete:
@@ -106,7 +106,7 @@ def _finish(work: "_Work", shards: Shards, name: str, options: CorpusOptions) ->
         raise DataError(f"no pair is left; there is nothing to train on:\n{statistics}")
     shards.write("report.json", json.dumps(statistics.to_json(), indent=2))
     shards.write("report.html", page(statistics, name, options))
-    shards.finish_shard(work.state(_Place(len(work.files), 0), rows=0), is_last=True)
+    shards.finish_shard(work.state(_Place(len(work.files), 0), statistics.to_json(), rows=0), is_last=True)
     shards.remove(_HEADINGS)
 
 
@@ -131,23 +131,31 @@ class _Work:
     def run(self, shared_headings: Container[int], progress: Progress) -> None:
         """Take every record through."""
         for place, records in self._blocks(shared_headings):
-            state = self.state(place, rows=0)
+            before = self.statistics.to_json()
             for number, pair in enumerate(self._kept(records), start=1):
                 if number > self._behind and self._shards.add(pair.to_row()):
-                    self._shards.finish_shard({**state, "rows": number})
+                    self._shards.finish_shard(self.state(place, before, rows=number))
             self._behind = 0
             progress.advance(len(records), 0)
 
-    def state(self, place: _Place, *, rows: int) -> dict[str, Any]:
+    def state(self, place: _Place, statistics: dict[str, Any], *, rows: int) -> dict[str, Any]:
         """What going on needs: the place of a block, the statistics before it, and the rows of it that are written."""
-        behind = _digest([[file.name, file.path.stat().st_size] for file in self.files[: place.file]])
-        return {**asdict(place), "behind": behind, "rows": rows, "statistics": self.statistics.to_json()}
+        return {**asdict(place), "behind": self._behind_of(place), "rows": rows, "statistics": statistics}
+
+    def _behind_of(self, place: _Place) -> str:
+        """What stands for the files before a place."""
+        return _digest([[file.name, file.path.stat().st_size] for file in self.files[: place.file]])
 
     def _go_on_from(self, state: dict[str, Any]) -> None:
         self._place, self._behind = _Place(state["file"], state["records"]), state["rows"]
         self.statistics = Statistics.from_json(state["statistics"])
-        if state["behind"] != self.state(self._place, rows=0)["behind"] or self._place.file > len(self.files):
+        if state["behind"] != self._behind_of(self._place) or self._place.file > len(self.files):
             raise DataError("files that were read before have changed since, or are others; choose another folder")
+        if self._shards.is_complete and self._place.file < len(self.files):
+            raise DataError(
+                f"the pairs of {self._place.file:,} files are there already, and there are {len(self.files):,} files "
+                f"now; choose another folder"
+            )
         for row in islice(self._shards.rows(), 0 if self._shards.is_complete else self.statistics.kept):
             self._duplicates.add(Pair(row["query"], row["positive"], row["task"], row["source"]))
 
@@ -217,9 +225,14 @@ class _Work:
         return not reason
 
 
-def _files(sources: Sequence[str | Path]) -> tuple[list[CorpusFile], int]:
-    """The files that are read, in order, and how many others there are."""
-    every = [file for source in sources for file in corpus_files(source)]
+def _files(sources: Sequence[str | Path], out: Path) -> tuple[list[CorpusFile], int]:
+    """The files that are read, in order, and how many others there are; the output may be in a source's folder."""
+    every = [
+        file
+        for source in sources
+        for file in corpus_files(source)
+        if out == Path(source).absolute() or out not in file.path.absolute().parents
+    ]
     files = [file for file in every if file.kind]
     if not files:
         raise DataError(
@@ -245,7 +258,7 @@ def _shared_headings(files: Sequence[CorpusFile], folder: Path, shards: Shards) 
 
 
 def _heading_keys(record: Document | Row | Unreadable) -> set[int]:
-    if isinstance(record, Row) and {"title", "text"} <= record.fields.keys():
+    if isinstance(record, Row) and "text" in record.fields:
         try:
             record = document_of(record)
         except DataError:  # the next reading deals with it

@@ -15,7 +15,8 @@ Task = Literal["title-body", "heading-section", "question-answer", "translation"
 TASKS: tuple[Task, ...] = get_args(Task)
 
 _PAIR_FIELDS = frozenset({"query", "positive", "label", "language", "task", "id", "_id", "source", "type"})
-_QUESTION_MARKS = ("?", "？", "؟", ";")  # the last is the Greek one
+# The Greek one is mostly written as a semicolon, which is one after a Greek letter alone.
+_QUESTION = re.compile("[?？؟\u037e]$|[\u0370-\u03ff\u1f00-\u1fff];$")
 _KINDS = "query and positive; question and answer; translations; title and text; title and citations, perhaps with text"
 
 
@@ -125,7 +126,7 @@ def _of_document(document: Document, shared_headings: Container[int], body_words
             continue  # what stands under the title, and headings of nothing but further headings: in the body
         is_shared = key_of(section.heading) in shared_headings
         query = heading_query(document.title, section.heading, is_shared=is_shared)
-        task = "question-answer" if section.heading.endswith(_QUESTION_MARKS) else "heading-section"
+        task = "question-answer" if _QUESTION.search(section.heading) else "heading-section"
         if query:
             pairs.append(Pair(query, section.text, task, document.name))
     return Made(tuple(pairs), int(is_cut))

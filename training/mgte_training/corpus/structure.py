@@ -161,7 +161,7 @@ class _HTMLReader(HTMLParser):
         elif tag == "title":
             self._open = tag
         elif tag not in self._INLINE:
-            self.parts[-1].lines.append("\n")
+            self.handle_data("\n")
 
     def handle_endtag(self, tag: str) -> None:
         if tag in self._skipped:  # what was opened within and never closed ends here too

@@ -29,7 +29,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--body-words", type=positive, default=1000,
                         help="of the text that a title asks for, the rest is cut (default 1000)")  # fmt: skip
     parser.add_argument("--near-duplicates", type=float, default=0.8, metavar="SIMILARITY",
-                        help="leave a positive out that is so similar to one before, up to 1 (default 0.8); 0 keeps them")  # fmt: skip
+                        help="leave a positive out that is so similar to one before, above 0 to 1 (default 0.8); "
+                        "0 keeps them")  # fmt: skip
     parser.add_argument("--max-repeats", type=positive, default=5,
                         help="pairs with the same query, or the same positive (default 5)")  # fmt: skip
     parser.add_argument("--blocked-sites", type=Path, help="file with a host in every line: no links to them")

@@ -20,7 +20,7 @@ READERS = {
         "<h1>Cats</h1><h2>Their<br>food</h2><p>Meat</p><script>x</script>",
         "Cats",
         Section("Their food", "Meat"),
-    ),  # fmt: skip
+    ),
 }
 
 

@@ -89,6 +89,17 @@ def test_another_encoders_weights_are_taken_by_token_and_by_layer(
     assert said[1].endswith("begun anew: encoder.layers.0.feed_forward.down, encoder.layers.0.feed_forward.up")
 
 
+def test_feed_forward_blocks_of_another_kind_are_not_taken(new_model: Path, tmp_path: Path) -> None:
+    """Gated by the other half they have the same shapes."""
+    said: list[str] = []
+    choice = TokenizerChoice(path=str(new_model))
+    make_model(
+        NewModel(encoder=encoder(layers=1, gate="first"), tokenizer=choice, start=str(new_model), seed=7),
+        tmp_path / "model", say=said.append,
+    )  # fmt: skip
+    assert said[1].endswith("begun anew: encoder.layers.0.feed_forward.down, encoder.layers.0.feed_forward.up")
+
+
 def test_a_model_with_a_table_of_positions_gives_all_else(tiny_bert: Path, tmp_path: Path) -> None:
     said: list[str] = []
     recipe = NewModel(

@@ -57,6 +57,21 @@ def test_recomputing_and_grad_cache_cost_a_pass_and_a_decoder_a_layer() -> None:
     assert longer == pytest.approx(3 * work().tokens * SMALL.layers * 4 * 32 * SMALL.hidden)
 
 
+def test_logits_that_do_not_fit_at_once_are_computed_again() -> None:
+    """As ``TrainableLanguageModel`` does from 64 Mi floats of them."""
+    whole, sliced = (flops(SMALL, work(at_once=tokens)) for tokens in (128, 1 << 20))
+    head = 2 * work().tokens * 0.25 * (SMALL.hidden**2 + SMALL.hidden * SMALL.vocabulary)
+    assert sliced - whole == pytest.approx(head)
+
+
+def test_scaled_batches_are_planned_as_they_are_trained() -> None:
+    def planned(*settings: str) -> Work:
+        return work_of(read_stage(find_recipe("bge-contrastive"), ["batches.steps=10", *settings]))
+
+    assert planned("batches.scale=0.1").texts == planned().texts / 10 == 2 * 1920
+    assert planned("batches.token_budget=2560").at_once == 10 * 256
+
+
 def test_a_plan_says_what_papers_report_at_plausible_lengths(capsys: pytest.CaptureFixture[str]) -> None:
     """mGTE's first stage: 32 A100 for 10.75 days, which full texts at 40 % would exceed and shorter ones reach."""
     days = []
@@ -80,6 +95,8 @@ def test_what_cannot_be_planned_is_refused(capsys: pytest.CaptureFixture[str]) -
         (["jina-colbert-pairs"], "--encoder"),
         (["mgte-mlm-2048", "--gpu", "abacus"], "known are a100"),
         (["mgte-mlm-2048", "--mfu", "1.5"], "a share up to 1"),
+        (["mgte-mlm-2048", "--mean-tokens", "0"], "the longest text has 2,048"),
+        (["mgte-mlm-2048", "--mean-tokens", "5000"], "the longest text has 2,048"),
     ):
         assert main(["plan", *arguments]) == 1
         assert message in capsys.readouterr().err

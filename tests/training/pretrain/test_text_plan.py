@@ -95,7 +95,7 @@ def test_a_full_disk_is_an_error_that_says_what_to_do_and_the_store_is_written_w
 
 
 def test_texts_that_cannot_be_read_and_empty_corpora_are_errors(tokenizer: TextTokenizer, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no text with a token in the texts of .*0; give another source"):
+    with pytest.raises(DataError, match=r"no text with a token in the texts of .*0; give another source"):
         token_store(tmp_path / "0", ["", " "], tokenizer, show_progress=False)
     with pytest.raises(DataError, match=r"no file that ends in \.jsonl"):
         list(corpus_texts(tmp_path / "."))

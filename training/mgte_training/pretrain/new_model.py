@@ -184,6 +184,8 @@ def take_weights(tensors: dict[str, Tensor], config: ModelConfig, tokenizer: Tex
         there[_TYPES] = there[_TYPES][: ours.token_types]  # texts have the first type, whatever others there are
     pairs = _same_tokens(tokenizer, start.tokenizer)
     whole = [key for key in tensors if key in there and key not in (_WORDS, _BIAS)]
+    if ours.gate != theirs.gate:  # equal shapes would mean something else
+        whole = [key for key in whole if ".feed_forward." not in key]
     fitting = [key for key in whole if there[key].shape == tensors[key].shape]
     for key in fitting:
         tensors[key] = there[key].float()

@@ -1,13 +1,14 @@
 """What a stage costs at full size: tokens, floating point operations, GPU hours, memory; computed from its recipe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mgte_rag.checkpoints import find_model, load_checkpoint
 from mgte_rag.config import EncoderConfig
 from mgte_rag.errors import InvalidOptionError
+from mgte_training.data.buckets import scale_buckets
 from mgte_training.finetune.recipe import Recipe, find_recipe
 from mgte_training.pretrain.new_model import NewModel
 from mgte_training.pretrain.recipe import PretrainRecipe
@@ -39,8 +40,10 @@ _STATE_BYTES = 16
 # Bytes that a layer keeps for the way back, for each token and each component of its width: Korthikanti et al. 2022,
 # arXiv 2205.05198, equation 2 without the scores, which flash attention does not keep; 4 is what recomputing keeps.
 _KEPT_BYTES, _RECOMPUTED_BYTES = 34, 4
-# Logits in slices of 64 Mi floats, their softmax and its gradient.
-_LOGITS_BYTES = 3 * 4 * 64 * 1024 * 1024
+# Logits of a slice, which are computed again on the way back where there is more than one; with them come their softmax
+# and its gradient.
+_LOGITS = 64 * 1024 * 1024
+_LOGITS_BYTES = 3 * 4 * _LOGITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,15 +87,25 @@ def work_of(stage: PretrainRecipe | Recipe, *, mean: float | None = None, exampl
         examples: how many there are, for recipes that say epochs.
 
     Raises:
-        InvalidOptionError: a stage whose work its recipe does not decide.
+        InvalidOptionError: a stage whose work its recipe does not decide, or a mean that is out of its range.
     """
+    work = _work_of(stage, examples)
+    if mean is None:
+        return work
+    if not 0 < mean <= work.longest:
+        raise InvalidOptionError(f"a mean of {mean!r} tokens; the longest text has {work.longest:,}")
+    return replace(work, mean=mean)
+
+
+def _work_of(stage: PretrainRecipe | Recipe, examples: int | None) -> Work:
+    """The work of a stage whose texts are all as long as they may be."""
     if isinstance(stage, PretrainRecipe):
         batches, retro = stage.batches, stage.retromae
         rate = (retro.masking if retro is not None else stage.objective).rate  # type: ignore[union-attr]
         return Work(
             steps=batches.steps,
             texts=batches.batch,
-            mean=float(mean or batches.length),
+            mean=float(batches.length),
             longest=batches.length,
             predicted=rate + (retro is not None),
             decoder=retro is not None,
@@ -102,19 +115,19 @@ def work_of(stage: PretrainRecipe | Recipe, *, mean: float | None = None, exampl
         )
     if len(stage.batches.buckets) != 1 or stage.objective is None:
         raise InvalidOptionError("only recipes of vectors with one bucket can be planned; set batches.buckets")
-    bucket, lengths = stage.batches.buckets[0], stage.lengths
-    query, document = lengths.query or bucket.max_tokens, lengths.document or bucket.max_tokens
+    batches, lengths = stage.batches, stage.lengths
     group = 1 + max((source.negatives or 0) + source.random_negatives for source in stage.sources)
-    steps = stage.batches.steps
+    (bucket,) = scale_buckets(batches.buckets, batches.scale, group=group, token_budget=batches.token_budget)
+    query, document = lengths.query or bucket.max_tokens, lengths.document or bucket.max_tokens
+    steps = batches.steps
     if steps is None:
         if examples is None:
             raise InvalidOptionError("the recipe says epochs and not steps: say how many examples there are")
-        steps = max(1, (stage.batches.epochs or 1) * examples // bucket.batch)
-    longest = (query + group * document) / (1 + group)
+        steps = max(1, (batches.epochs or 1) * examples // bucket.batch)
     return Work(
         steps=steps,
         texts=bucket.batch * (1 + group),
-        mean=float(mean or longest),
+        mean=(query + group * document) / (1 + group),
         longest=max(query, document),
         predicted=0.0,
         decoder=False,
@@ -139,7 +152,8 @@ def flops(encoder: EncoderConfig, work: Work) -> float:
     """Of the whole stage: a step back costs two forward."""
     body = (3 + work.passes) * forward_flops(encoder, encoder.layers, work.mean)
     decoder = 3 * forward_flops(encoder, 1, work.mean) if work.decoder else 0.0
-    head = 3 * work.predicted * 2.0 * (encoder.hidden**2 + encoder.hidden * encoder.vocabulary)
+    is_sliced = work.at_once * work.predicted * encoder.vocabulary > _LOGITS
+    head = (3 + is_sliced) * work.predicted * 2.0 * (encoder.hidden**2 + encoder.hidden * encoder.vocabulary)
     return work.tokens * (body + decoder + head)
 
 

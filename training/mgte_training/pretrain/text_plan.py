@@ -46,7 +46,7 @@ class TextBatches:
         alpha: sampling exponent of the sources, 0 (equal shares) to 1 (proportional).
         token_budget: tokens that a device computes at once.
         min_tokens: shorter texts, and shorter ends of longer ones, are left out.
-        short_tokens: texts of fewer tokens are down-sampled to
+        short_tokens: texts, and ends of longer ones, of fewer tokens (without markers) are down-sampled to
         keep_short: this share of them.
     """
 

@@ -148,3 +148,6 @@ def test_texts_that_are_not_there_and_tables_of_positions_are_errors(
         run_stage(read_stage(write(tmp_path, "stage", MLM, new_model)), tmp_path / "a", data=tmp_path)
     with pytest.raises(InvalidOptionError, match="rotary"):
         run_stage(read_stage(write(tmp_path, "stage", MLM, tiny_bert)), tmp_path / "b", data=corpus)
+    longer = write(tmp_path, "stage", MLM.replace("length = 40", "length = 129"), new_model)
+    with pytest.raises(InvalidOptionError, match=r"length=129: the model reads 128 tokens; .*positions\.max_length"):
+        run_stage(read_stage(longer), tmp_path / "c", data=corpus)

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mgte_rag import DataError, InvalidOptionError
 from mgte_rag.tokenization import TextTokenizer
 from mgte_training.data.readers import corpus_texts
+from mgte_training.pretrain import token_store as module
 from mgte_training.pretrain.text_plan import TextBatches, TextPlan, TextSource
 from mgte_training.pretrain.token_store import token_store
 
@@ -79,6 +81,26 @@ def test_a_store_is_written_once_and_a_part_of_one_anew(tokenizer: TextTokenizer
     assert again.tokens.tolist() == before
     path.with_suffix(".npy").unlink()  # as a run that was killed leaves it
     assert token_store(path, texts, tokenizer, show_progress=False).tokens.tolist() == before
+
+
+def test_long_texts_are_tokenised_few_at_once(
+    tokenizer: TextTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a list of items " * size for size in (1, 9, 1, 1, 30, 2)]
+    whole = token_store(tmp_path / "0", texts, tokenizer, show_progress=False)
+    sizes: list[int] = []
+    tokenize = TextTokenizer.tokenize
+
+    def counted(self: TextTokenizer, some: list[str], **options: Any) -> Any:
+        sizes.append(len(some))
+        return tokenize(self, some, **options)
+
+    monkeypatch.setattr(TextTokenizer, "tokenize", counted)
+    monkeypatch.setattr(module, "_CHARACTERS_AT_ONCE", 100)
+    again = token_store(tmp_path / "1", texts, tokenizer, show_progress=False)
+    assert sizes == [2, 3, 1]
+    assert again.tokens.tolist() == whole.tokens.tolist()
+    assert again.ends.tolist() == whole.ends.tolist()
 
 
 def test_a_full_disk_is_an_error_that_says_what_to_do_and_the_store_is_written_when_there_is_room(

@@ -30,7 +30,8 @@ class TokenizerChoice:
 
     Attributes:
         path: a tokenizer.json, a model's folder, or a hub id; None or "" is none.
-        texts: files or folders of texts, as a corpus is read.
+        texts: files or folders of texts, as a corpus is read. Learning keeps their words in memory: of a large corpus
+            give a sample.
         size: tokens to learn.
         kind: of tokenizer to learn.
         lower_case: make texts lower case; of a learnt one.

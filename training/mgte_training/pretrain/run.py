@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from mgte_rag.errors import InvalidOptionError
 from mgte_training.data.readers import corpus_texts
 from mgte_training.finetune.run_folder import (
     MODEL,
@@ -44,7 +45,7 @@ def run_pretraining(
 
     Raises:
         MissingExtraError: transformers or accelerate are not installed.
-        InvalidOptionError: the folder has a finished run, or one of another recipe.
+        InvalidOptionError: the folder has a finished run, or one of another recipe, or the model reads no texts so long.
         DataError: texts that cannot be read, or no texts.
         TrainingError: an alarm or SIGTERM stopped the run.
     """
@@ -64,6 +65,11 @@ def run_pretraining(
         device=training_device(recipe.training),
         seed=recipe.seed,
     )
+    if recipe.batches.length > model.settings.max_length:
+        raise InvalidOptionError(
+            f"length={recipe.batches.length:,}: the model reads {model.settings.max_length:,} tokens; lower it, or set "
+            f"model.positions.max_length, which models with rotary positions take"
+        )
     tokenizer = model.checkpoint.tokenizer
     with arguments.main_process_first(local=False, desc="tokenising"):
         stores = [

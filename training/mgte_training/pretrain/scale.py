@@ -115,15 +115,15 @@ def _work_of(stage: PretrainRecipe | Recipe, examples: int | None) -> Work:
         )
     if len(stage.batches.buckets) != 1 or stage.objective is None:
         raise InvalidOptionError("only recipes of vectors with one bucket can be planned; set batches.buckets")
-    batches, lengths = stage.batches, stage.lengths
+    plan, lengths = stage.batches, stage.lengths
     group = 1 + max((source.negatives or 0) + source.random_negatives for source in stage.sources)
-    (bucket,) = scale_buckets(batches.buckets, batches.scale, group=group, token_budget=batches.token_budget)
+    (bucket,) = scale_buckets(plan.buckets, plan.scale, group=group, token_budget=plan.token_budget)
     query, document = lengths.query or bucket.max_tokens, lengths.document or bucket.max_tokens
-    steps = batches.steps
+    steps = plan.steps
     if steps is None:
         if examples is None:
             raise InvalidOptionError("the recipe says epochs and not steps: say how many examples there are")
-        steps = max(1, (batches.epochs or 1) * examples // bucket.batch)
+        steps = max(1, (plan.epochs or 1) * examples // bucket.batch)
     return Work(
         steps=steps,
         texts=bucket.batch * (1 + group),

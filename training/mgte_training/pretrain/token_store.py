@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from mgte_rag.progress import Progress
 from mgte_rag.tokenization import TextTokenizer
 from mgte_rag.types import Integers
 
-_TEXTS_AT_ONCE = 1_024
+# A tokenizer's work on a text takes some hundred bytes a token until it is done.
+_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 1_024, 4_000_000
 # More tokens than any text has: nothing is cut when a corpus is tokenised.
 _UNCUT = 1 << 30
 
@@ -89,6 +89,12 @@ def _write(
 
 
 def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
-    left = iter(texts)
-    while some := list(islice(left, _TEXTS_AT_ONCE)):
+    some, characters = list[str](), 0
+    for text in texts:
+        some.append(text)
+        characters += len(text)
+        if len(some) == _TEXTS_AT_ONCE or characters >= _CHARACTERS_AT_ONCE:
+            yield some
+            some, characters = [], 0
+    if some:
         yield some

@@ -45,7 +45,8 @@ def run_pretraining(
 
     Raises:
         MissingExtraError: transformers or accelerate are not installed.
-        InvalidOptionError: the folder has a finished run, or one of another recipe, or the model reads no texts so long.
+        InvalidOptionError: the folder has a finished run, or one of another recipe, or texts are longer than the model
+            reads.
         DataError: texts that cannot be read, or no texts.
         TrainingError: an alarm or SIGTERM stopped the run.
     """

@@ -81,7 +81,7 @@ def _write(
             rows = [ids[before : len(ids) - after] for ids in marked if len(ids) > before + after]
             if rows:
                 together = np.concatenate(rows).astype(dtype)
-                together.tofile(file)
+                file.write(together.tobytes())
                 ends.append(written + np.cumsum([len(row) for row in rows]))
                 written += len(together)
             progress.advance(len(some), sum(map(len, rows)))

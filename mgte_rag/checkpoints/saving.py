@@ -49,8 +49,8 @@ def write_model(folder: str | Path, config: ModelConfig, tensors: dict[str, Tens
     write_folder(folder, fill)
 
 
-def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder beside the one asked for and rename it when it is complete.
+def new_folder(folder: str | Path) -> Path:
+    """The absolute path of a folder that may be written: new or empty.
 
     Raises:
         InvalidOptionError: the folder is there and not empty; nothing is ever overwritten.
@@ -58,6 +58,16 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> None:
     target = Path(folder).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InvalidOptionError(f"{target} is there and not empty; give a new or an empty folder")
+    return target
+
+
+def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder beside the one asked for and rename it when it is complete.
+
+    Raises:
+        InvalidOptionError: the folder is there and not empty.
+    """
+    target = new_folder(folder)
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -161,6 +161,12 @@ def test_sizes_that_do_not_fit_are_refused(
     assert not (tmp_path / "model").exists()
 
 
+def test_a_folder_that_is_not_empty_is_refused_before_any_text_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InvalidOptionError, match="not empty"):
+        make_model(NewModel(encoder=encoder(), tokenizer=TokenizerChoice(texts=("nowhere",))), tmp_path)
+
+
 def test_a_tokenizer_needs_one_origin_and_enough_texts(tmp_path: Path) -> None:
     with pytest.raises(InvalidOptionError, match="give one of them"):
         TokenizerChoice()

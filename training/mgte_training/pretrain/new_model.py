@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mgte_rag.checkpoints import Checkpoint, find_model, load_checkpoint
-from mgte_rag.checkpoints.saving import write_model
+from mgte_rag.checkpoints.saving import new_folder, write_model
 from mgte_rag.config import EncoderConfig, Gate, ModelConfig, Pooling, Rotary
 from mgte_rag.errors import CheckpointError, InvalidOptionError
 from mgte_rag.nn.model import RetrievalModel
@@ -117,6 +117,7 @@ def make_model(
     """
     say = say or (lambda _: None)
     data = Path(data)
+    new_folder(out)  # before a tokenizer is learnt, which may take long
     tokenizer = _tokenizer(recipe.tokenizer, data)
     if tokenizer.mask_id is None:
         raise CheckpointError("the tokenizer has no mask token, [MASK] or <mask>; take another, or learn one")

@@ -197,6 +197,7 @@ class ModelConfig:
         query_prompt: text put before every query.
         document_prompt: text put before every document.
         sparse: whether there is a sparse head.
+        lexicon: whether the sparse head has a lexicon (nn/heads.py).
         multi_vector: the late-interaction head.
         classifier: the reranker's head.
         language_model: whether there is a masked language model's head, for training.
@@ -211,6 +212,7 @@ class ModelConfig:
     query_prompt: str = ""
     document_prompt: str = ""
     sparse: bool = False
+    lexicon: bool = False
     multi_vector: MultiVectorConfig | None = None
     classifier: ClassifierConfig | None = None
     language_model: bool = False

@@ -263,7 +263,8 @@ def _mask(masks: list[list[Bools] | None], rows: list[_Row], hidden: Tensor) -> 
 
 def _sparse(model: RetrievalModel, hidden: Tensor, batch: PackedBatch, terms: Tensor) -> list[SparseVector]:
     assert model.sparse is not None, "asked a model without a sparse head for sparse vectors"
-    found = heads.strongest_terms(model.sparse(hidden[terms]), batch.ids[terms], batch.texts[terms])
+    said = model.sparse.terms(batch.ids[terms])
+    found = heads.strongest_terms(model.sparse(hidden[terms], said), said, batch.texts[terms])
     texts, ids, weights = (tensor.cpu().numpy() for tensor in found)
     borders = np.searchsorted(texts, np.arange(len(batch.lengths) + 1))
     return [

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mgte_rag.checkpoints import MINI, Checkpoint, find_model, load_checkpoint
+from mgte_rag.checkpoints import MINI, MINI_RERANKER, Checkpoint, find_model, load_checkpoint
 from mgte_rag.devices import choose_attention, choose_devices, choose_dtype
 from mgte_rag.engine import Engine
 from mgte_rag.errors import ClosedError, InputTypeError
@@ -60,12 +60,13 @@ class ModelHandle:
         folder = find_model(name, revision=revision, local_files_only=local_files_only)
         checkpoint = load_checkpoint(folder, attend_to_mask=attend_to_mask)
         check(checkpoint)
+        is_embedded = folder.name in (MINI, MINI_RERANKER)
         source = {
-            "name": folder.name if folder.revision or folder.name == MINI else str(folder.path),
+            "name": folder.name if folder.revision or is_embedded else str(folder.path),
             "devices": [str(each) for each in chosen_devices],
             "dtype": str(chosen_dtype).removeprefix("torch."),
             "attention": chosen_attention,
-            "revision": None if folder.name == MINI else folder.revision,
+            "revision": None if is_embedded else folder.revision,
             "local_files_only": local_files_only,
         }
         if attend_to_mask is not None:

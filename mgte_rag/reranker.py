@@ -12,11 +12,11 @@ import torch
 from mgte_rag import relevance
 from mgte_rag.async_calls import in_thread
 from mgte_rag.batching import read_ahead
-from mgte_rag.checkpoints import Checkpoint
+from mgte_rag.checkpoints import MINI, MINI_RERANKER, Checkpoint
 from mgte_rag.checkpoints.export import Format, export
 from mgte_rag.checkpoints.saving import save
 from mgte_rag.engine import Wanted
-from mgte_rag.errors import InputTypeError, InvalidOptionError, UnknownModelError, UnsupportedOutputError, shown
+from mgte_rag.errors import InputTypeError, InvalidOptionError, UnsupportedOutputError, shown
 from mgte_rag.handle import ModelHandle
 from mgte_rag.options import check_top_k
 from mgte_rag.progress import Progress
@@ -52,7 +52,7 @@ class Reranker:
         """Load a reranker: mGTE's, bge-reranker-*, jina-reranker-v2, ModernBERT's, BERT cross-encoders with one label.
 
         Args:
-            name: a hub id or a folder. The embedded default has no reranker yet, so a name is needed.
+            name: a hub id or a folder; nothing for the embedded default, "mini-reranker": English, works offline.
             device: "cpu", "cuda", "cuda:1", "mps"; None takes the best one there is.
             devices: several devices instead of one, as ``EmbeddingModel.load`` has them.
             dtype: "float32", "bfloat16", "float16"; None or "auto" is bf16 where the device computes in it, else fp32.
@@ -61,18 +61,13 @@ class Reranker:
             local_files_only: never use the network.
 
         Raises:
-            UnknownModelError: no name, no such folder, no such model on the hub.
+            UnknownModelError: no such folder, no such model on the hub.
             CheckpointError: the folder cannot be loaded exactly as published.
             UnsupportedOutputError: the model is no reranker.
             InvalidOptionError: a device, dtype or attention kernel that is not to be had.
         """
-        if name is None:
-            raise UnknownModelError(
-                "the embedded default has no reranker yet; give a hub id or a folder, such as "
-                "Reranker.load('Alibaba-NLP/gte-multilingual-reranker-base')"
-            )
         handle = ModelHandle.open(
-            name,
+            MINI_RERANKER if name in (None, MINI) else name,
             device=device,
             devices=devices,
             dtype=dtype,

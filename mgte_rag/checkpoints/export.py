@@ -194,7 +194,7 @@ def _class_name(target: Target, config: ModelConfig) -> str:
         return f"{target.stem}ForSequenceClassification"
     if config.language_model:
         return f"{target.stem}ForMaskedLM"
-    has_token_classifier = config.sparse and target.model_type == "gte"
+    has_token_classifier = config.sparse and not config.lexicon and target.model_type == "gte"
     return f"{target.stem}{'ForTokenClassification' if has_token_classifier else 'Model'}"
 
 

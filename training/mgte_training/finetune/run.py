@@ -14,6 +14,7 @@ from mgte_training.data.plan import TrainingPlan
 from mgte_training.data.planning import make_plan
 from mgte_training.data.sources import Source
 from mgte_training.data.store import SourceData
+from mgte_training.finetune.lexicon import in_folder
 from mgte_training.finetune.recipe import Recipe
 from mgte_training.finetune.run_folder import (
     MODEL,
@@ -61,7 +62,7 @@ def run_recipe(
         folder, recipe.training, seed=recipe.seed, show_progress=show_progress, **_measured(recipe)
     )
     resumed = claim(folder, recipe, data)
-    model = _open(recipe)
+    model = _open(recipe, data)
     plan = _plan(recipe, model, data, folder, show_progress, say)
     trainer = _trainer(recipe, model, arguments, plan, data)
     train_to_end(trainer, folder, resumed=resumed, say=say)
@@ -73,12 +74,16 @@ def run_recipe(
     return Trained(folder / MODEL, figures, trainer.state.log_history)
 
 
-def _open(recipe: Recipe) -> Trainable:
+def _open(recipe: Recipe, data: Path) -> Trainable:
     kind = TrainableModel if recipe.model.kind == "embedding" else TrainableReranker
     choice = recipe.model
+    new_heads = choice.new_heads
+    if new_heads.lexicon is not None:
+        texts = in_folder(new_heads.lexicon.texts, data)
+        new_heads = replace(new_heads, lexicon=replace(new_heads.lexicon, texts=texts))
     return kind.open(
         choice.name,
-        new_heads=choice.new_heads,
+        new_heads=new_heads,
         trained=choice.trained,
         lora=choice.lora,
         dropout=choice.dropout,

@@ -281,7 +281,8 @@ class TrainableModel(Trainable):
             dense = heads.pool(hidden, batch, self.settings.pooling)
         if "sparse" in self.outputs and self.model.sparse is not None and inputs.sparse_tokens is not None:
             kept = _mask(inputs.sparse_tokens, places, hidden.device)
-            weights, ids, counts = self.model.sparse(hidden[kept]), batch.ids[kept], _counted(kept, batch)
+            ids, counts = self.model.sparse.terms(batch.ids[kept]), _counted(kept, batch)
+            weights = self.model.sparse(hidden[kept], ids)
         if self.token_dims and self.model.multi_vector is not None and inputs.vector_tokens is not None:
             kept = _mask(inputs.vector_tokens, places, hidden.device)
             vectors = {size: self.model.multi_vector(hidden[kept], size) for size in self.token_dims}

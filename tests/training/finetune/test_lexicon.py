@@ -1,0 +1,97 @@
+"""Sparse heads with a lexicon: how it begins, and that training and inference read it alike."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mgte_rag import EmbeddingModel, InvalidOptionError
+from mgte_rag.nn.heads import SparseHead
+from mgte_training.finetune.lexicon import LexiconChoice, first_lexicon
+from mgte_training.finetune.trainable import NewHeads, TrainableModel
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> str:
+    path = tmp_path / "texts.jsonl"
+    documents = ["the cat sat", "the cats sat on the mat", "a tree"]
+    path.write_text("".join(json.dumps({"query": "q", "positive": text}) + "\n" for text in documents))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def mini_checkpoint(mini: EmbeddingModel) -> TrainableModel:
+    return TrainableModel.open(trained="heads", dtype="float32")
+
+
+def test_words_of_one_stem_are_one_term_and_begin_with_their_idf(texts: str, mini_checkpoint: TrainableModel) -> None:
+    tokenizer = mini_checkpoint.checkpoint.tokenizer
+    vocabulary = tokenizer.vocabulary
+    weights, terms = first_lexicon(
+        tokenizer, vocabulary, LexiconChoice(texts=(texts,), language="english", scale=2.0, common=1.0)
+    )
+    cat, cats, tree = (tokenizer.token_id(word) or 0 for word in ("cat", "cats", "tree"))
+    assert terms[cat] == terms[cats] == min(cat, cats)
+    assert weights[cat].item() == weights[cats].item() == pytest.approx(2 * (np.log(4 / 3) - 1))  # in 2 of 3 texts
+    assert weights[tree].item() == pytest.approx(2 * (np.log(4 / 2) - 1))
+    assert weights[tokenizer.token_id("zebra") or 0].item() == pytest.approx(2 * (np.log(4) - 1))
+    pieces = [number for number in range(vocabulary) if tokenizer.token(number).startswith("##")]
+    assert terms[pieces].tolist() == pieces  # parts of words stay what they are
+
+
+def test_without_a_language_every_token_is_a_term(texts: str, mini_checkpoint: TrainableModel) -> None:
+    tokenizer = mini_checkpoint.checkpoint.tokenizer
+    _, terms = first_lexicon(tokenizer, tokenizer.vocabulary + 3, LexiconChoice(texts=(texts,)))
+    assert terms.tolist() == list(range(tokenizer.vocabulary + 3))
+
+
+def test_a_language_without_a_stemmer_is_an_error_that_names_those_that_have_one(
+    texts: str, mini_checkpoint: TrainableModel
+) -> None:
+    with pytest.raises(InvalidOptionError, match=r"'klingon' has no stemmer; allowed are .*english"):
+        first_lexicon(mini_checkpoint.checkpoint.tokenizer, 10, LexiconChoice(texts=(texts,), language="klingon"))
+
+
+def test_a_lexicon_needs_a_sparse_head_and_texts() -> None:
+    with pytest.raises(InvalidOptionError, match="set sparse = true"):
+        NewHeads(lexicon=LexiconChoice(texts=("a.jsonl",)))
+    with pytest.raises(InvalidOptionError, match="at least one file"):
+        LexiconChoice(texts=())
+
+
+def test_a_weight_is_the_states_and_the_terms_and_never_below_zero() -> None:
+    head = SparseHead(hidden=2, vocabulary=4)
+    assert head.lexicon is not None
+    with torch.no_grad():
+        head.projection.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        head.projection.bias.fill_(0.5)
+        head.lexicon.weight.copy_(torch.tensor([0.0, 2.0, -9.0, 0.0]))
+        head.lexicon.term.copy_(torch.tensor([0, 1, 2, 1], dtype=torch.int32))
+    terms = head.terms(torch.tensor([3, 2, 0]))
+    assert terms.tolist() == [1, 2, 0]
+    hidden = torch.tensor([[1.0, 7.0], [1.0, 7.0], [-3.0, 7.0]])
+    assert head(hidden, terms).tolist() == [3.5, 0.0, 0.0]
+
+
+def test_a_trained_lexicon_is_saved_and_inference_gives_the_same_vectors(
+    tiny_bert: Path, texts: str, tmp_path: Path, open_model: Callable[..., TrainableModel]
+) -> None:
+    model = TrainableModel.open(
+        tiny_bert, new_heads=NewHeads(sparse=True, lexicon=LexiconChoice(texts=(texts,), language="english"))
+    ).wanting(("sparse",))
+    inputs = model.read(["the cat sat on the mat"], "document", prompt=None, max_length=None)
+    found = model.eval()(inputs)
+    found.terms().weights.sum().backward()
+    lexicon = model.model.sparse.lexicon if model.model.sparse is not None else None
+    assert lexicon is not None
+    assert lexicon.weight.grad is not None
+    assert lexicon.weight.grad.abs().sum() > 0
+    model.save(tmp_path / "saved")
+    with EmbeddingModel.load(tmp_path / "saved", dtype="float32") as loaded:
+        vector = loaded.encode_document(["the cat sat on the mat"], outputs=("sparse",)).sparse[0]
+    terms = found.terms()
+    np.testing.assert_array_equal(vector.indices, terms.ids.numpy())
+    np.testing.assert_allclose(vector.values, terms.weights.detach().numpy(), atol=1e-6)

@@ -16,7 +16,7 @@ from mgte_training.mini import __main__ as making
 from mgte_training.mini import fusion, package, pairs
 from mgte_training.mini.fusion import Judged
 
-QUICK = ("batches.steps=3", "batches.drop_last=false",
+QUICK = ("batches.steps=2", "batches.drop_last=false",
          "batches.buckets=[{max_tokens=1000000, batch=6, sub_batch=6}]")  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps of everything."""
     out = tmp_path_factory.mktemp("made")
     settings = [part for each in QUICK for part in ("--set", each)]
-    few = dict.fromkeys(pairs.PAIRS, 14)
+    few = dict.fromkeys(pairs.PAIRS, 9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairs, "PAIRS", few)
         patch.setattr("sys.argv", ["mini", "--data", str(data), "--out", str(out), *settings])

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -96,8 +95,3 @@ def _whole_words(tokens: Sequence[str]) -> list[tuple[int, str]]:
         if is_start and word.isalpha() and len(word) >= _SHORTEST_WORD:
             found.append((number, word))
     return found
-
-
-def in_folder(texts: Sequence[str], data: Path) -> tuple[str, ...]:
-    """Files of texts, in the folder of the data where they are there."""
-    return tuple(str(data / text) if (data / text).exists() else text for text in texts)

@@ -14,7 +14,6 @@ from mgte_training.data.plan import TrainingPlan
 from mgte_training.data.planning import make_plan
 from mgte_training.data.sources import Source
 from mgte_training.data.store import SourceData
-from mgte_training.finetune.lexicon import in_folder
 from mgte_training.finetune.recipe import Recipe
 from mgte_training.finetune.run_folder import (
     MODEL,
@@ -79,7 +78,7 @@ def _open(recipe: Recipe, data: Path) -> Trainable:
     choice = recipe.model
     new_heads = choice.new_heads
     if new_heads.lexicon is not None:
-        texts = in_folder(new_heads.lexicon.texts, data)
+        texts = tuple(found(path, data) for path in new_heads.lexicon.texts)
         new_heads = replace(new_heads, lexicon=replace(new_heads.lexicon, texts=texts))
     return kind.open(
         choice.name,

@@ -16,7 +16,8 @@ from pathlib import Path
 from mgte_rag import EmbeddingModel
 from mgte_training.data import Source, SourceData
 from mgte_training.finetune.recipe import Recipe, find_recipe, read_recipe
-from mgte_training.finetune.run import MODEL, run_recipe
+from mgte_training.finetune.run import run_recipe
+from mgte_training.finetune.run_folder import MODEL
 from mgte_training.mini.fusion import UNSEEN, choose_weights, judge, unseen_pairs
 from mgte_training.mini.package import write_heads, write_reranker
 from mgte_training.mini.pairs import PAIRS, write_pairs

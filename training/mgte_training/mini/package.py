@@ -28,7 +28,8 @@ def write_heads(model: Path, weights: HybridWeights, folder: Path) -> None:
     checkpoint = load_checkpoint(find_model(str(model)))
     config = checkpoint.config
     assert config.multi_vector is not None, "the recipe trains one"
-    tensors = {name: tensor for name, tensor in checkpoint.read_weights().items() if not name.startswith("encoder.")}
+    own = ("sparse.", "multi_vector.")
+    tensors = {name: tensor for name, tensor in checkpoint.read_weights().items() if name.startswith(own)}
     content = {
         "sparse": True,
         "lexicon": config.lexicon,
@@ -51,9 +52,9 @@ def write_reranker(model: Path, rank: int, folder: Path) -> None:
     published = load_checkpoint(find_model(None)).read_weights()
     tensors: dict[str, Tensor] = {}
     for name, tensor in checkpoint.read_weights().items():
-        if not name.startswith("encoder."):
+        if name.startswith("classifier."):
             tensors[name] = tensor
-        elif not torch.equal(tensor.float(), published[name].float()):
+        elif name.startswith("encoder.") and not torch.equal(tensor.float(), published[name].float()):
             down, up = factors(tensor.float() - published[name].float(), rank)
             tensors |= {f"{name}{DOWN}": down, f"{name}{UP}": up}
     content = {"classifier": asdict(checkpoint.config.classifier), "max_length": _PAIR_LENGTH}

@@ -12,7 +12,7 @@ from mgte_rag.errors import shown
 from mgte_rag.types import Output
 from qdrant_mgte.encodings import outputs_of
 from qdrant_mgte.filters import Filter
-from qdrant_mgte.fusion import Fusion, default_fusion
+from qdrant_mgte.fusion import Fusion, fusion_of
 from qdrant_mgte.locations import place_of
 from qdrant_mgte.manifest import Layout, Manifest, check_still_of
 from qdrant_mgte.move import back_up, copy_points, migrate_documents
@@ -280,7 +280,8 @@ class HybridCollection:
                 these by MaxSim; of all where there are no others, or with ``exact``). None is the collection's mode.
             filter: on metadata, {"lang": "de", "year": {"gte": 2020}}, see ``qdrant_mgte.filters``; or Qdrant's own.
             fusion: of dense and sparse, and of these with late interaction: ``rrf(k, weights)``, ``dbsf()``,
-                ``weighted(weights)``. None is what the model was published with for dense and sparse, else rrf(k=5).
+                ``weighted(weights)``, or "published", all the weights that the model was published with. None is these
+                for dense and sparse, else rrf(k=5); late interaction then ranks alone.
             candidates: hits of one stage that the next one scores; 100.
             rerank: a cross-encoder, for the best of these; hits then have its scores.
             rerank_candidates: how many it scores; 50.
@@ -295,9 +296,9 @@ class HybridCollection:
             Hits, best first; equal scores by id.
         """
         search = Search.of(
-            self._store.schema, self._mode if mode is None else mode, limit, offset, filter, fusion, candidates,
-            rerank, rerank_candidates, mmr, group_by_parent, score_threshold, all_scores, exact,
-            default_fusion=default_fusion(self._model),
+            self._store.schema, self._mode if mode is None else mode, limit, offset, filter,
+            fusion_of(fusion, self._model), candidates, rerank, rerank_candidates, mmr, group_by_parent,
+            score_threshold, all_scores, exact,
         )  # fmt: skip
         return search_all(self._store, self._model, [query], search)[0]
 
@@ -325,9 +326,9 @@ class HybridCollection:
                 f"queries must be a list of strings or what encode_query returned, not {shown(queries)}"
             )
         search = Search.of(
-            self._store.schema, self._mode if mode is None else mode, limit, offset, filter, fusion, candidates,
-            rerank, rerank_candidates, mmr, group_by_parent, score_threshold, all_scores, exact,
-            default_fusion=default_fusion(self._model),
+            self._store.schema, self._mode if mode is None else mode, limit, offset, filter,
+            fusion_of(fusion, self._model), candidates, rerank, rerank_candidates, mmr, group_by_parent,
+            score_threshold, all_scores, exact,
         )  # fmt: skip
         return search_all(self._store, self._model, queries, search)
 

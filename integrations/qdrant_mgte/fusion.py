@@ -70,24 +70,40 @@ def weighted(weights: Mapping[str, float]) -> Fusion:
 def default_fusion(model: object) -> Fusion:
     """The weights of dense and sparse that a model was published with, where it was with some; else ``rrf()``.
 
-    Late interaction then ranks alone what they have found, as its name says; ``weighted`` adds it to them.
+    Late interaction then ranks alone what they have found, as its name says; "published" and ``weighted`` add it.
     """
     published: Mapping[str, float] | None = getattr(model, "hybrid_weights", None)
     fused = {} if published is None else {name: published[name] for name in ("dense", "sparse") if name in published}
     return weighted(fused) if fused else rrf()
 
 
-def fusion_of(given: Fusion | str | None, default: Fusion) -> Fusion:
-    """A fusion from what a caller gave: one made by a function here, "rrf", "dbsf", or None for the default."""
+def published_fusion(model: object) -> Fusion:
+    """All the weights that a model was published with: late interaction then counts beside what found its candidates.
+
+    Raises:
+        InvalidOptionError: the model was published without weights.
+    """
+    published: Mapping[str, float] | None = getattr(model, "hybrid_weights", None)
+    if published is None:
+        raise InvalidOptionError("the model was published without weights; choose some: weighted({'dense': 1, ...})")
+    stages = {"multi_vector": "late_interaction"}
+    return weighted({stages.get(output, output): weight for output, weight in published.items()})
+
+
+def fusion_of(given: Fusion | str | None, model: object) -> Fusion:
+    """A fusion from what a caller gave: one made by a function here, "rrf", "dbsf", "published", or None."""
     if given is None:
-        return default
+        return default_fusion(model)
+    if given == "published":
+        return published_fusion(model)
     if given == "rrf":
         return rrf()
     if given == "dbsf":
         return dbsf()
     if not isinstance(given, Fusion):
         raise InvalidOptionError(
-            f"fusion {shown(given)} is not supported; choose 'rrf', 'dbsf', rrf(k=..., weights=...) or weighted(...)"
+            f"fusion {shown(given)} is not supported; choose 'rrf', 'dbsf', 'published', "
+            f"rrf(k=..., weights=...) or weighted(...)"
         )
     return given
 

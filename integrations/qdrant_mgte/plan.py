@@ -11,7 +11,7 @@ from mgte_rag import InvalidOptionError
 from mgte_rag.errors import shown
 from mgte_rag.types import Output
 from qdrant_mgte.filters import Filter, native_filter
-from qdrant_mgte.fusion import Fusion, fusion_of
+from qdrant_mgte.fusion import Fusion
 from qdrant_mgte.schema import DENSE, MULTI_VECTOR, SPARSE, Schema, Vector
 from qdrant_mgte.store import Mmr, Stage, WeightedSum
 from qdrant_mgte.types import ScoringModel
@@ -67,7 +67,7 @@ class Search:
         limit: int,
         offset: int,
         filter: Filter | None,
-        fusion: Fusion | str | None,
+        fusion: Fusion,
         candidates: int | None,
         rerank: ScoringModel | None,
         rerank_candidates: int | None,
@@ -76,8 +76,6 @@ class Search:
         score_threshold: float | Mapping[str, float] | None,
         all_scores: bool,
         exact: bool | None,
-        *,
-        default_fusion: Fusion | None = None,
     ) -> "Search":
         """From a caller's arguments.
 
@@ -89,7 +87,7 @@ class Search:
             limit=_whole("limit", limit, 1),
             offset=_whole("offset", offset, 0),
             filter=native_filter(filter),
-            fusion=fusion_of(fusion, default_fusion or Fusion()),
+            fusion=fusion,
             candidates=_whole("candidates", _CANDIDATES if candidates is None else candidates, 1),
             rerank=rerank,
             rerank_candidates=_whole(

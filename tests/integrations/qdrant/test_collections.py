@@ -26,6 +26,7 @@ from mgte_rag import (
 )
 from qdrant_mgte import Hit, HybridCollection, ServerOptions, Splitting, dbsf, rrf, weighted, writing
 from qdrant_mgte.documents import chunk_ids
+from qdrant_mgte.fusion import fusion_of
 
 OpenCollection = Callable[..., HybridCollection]
 MODES = ("dense", "sparse", "hybrid", "late_interaction")
@@ -174,6 +175,25 @@ def test_a_search_without_fusion_takes_the_weights_that_the_model_was_published_
     for mode in ("hybrid", "late_interaction"):
         given = collection.search("temporary file", mode=mode, fusion=weighted(named))
         assert ranking(collection.search("temporary file", mode=mode)) == ranking(given)
+
+
+def test_published_weights_count_late_interaction_beside_what_found_its_candidates(
+    collection: HybridCollection, docs: list[dict[str, Any]], mini: EmbeddingModel
+) -> None:
+    collection.upsert(docs)
+    published = dict(mini.hybrid_weights or {})
+    published["late_interaction"] = published.pop("multi_vector")
+    given = collection.search("temporary file", mode="late_interaction", fusion=weighted(published))
+    found = collection.search("temporary file", mode="late_interaction", fusion="published")
+    assert ranking(found) == ranking(given)
+    alone = collection.search("temporary file", mode="late_interaction")
+    assert [hit.score for hit in found] != [hit.score for hit in alone]
+
+
+def test_published_weights_of_a_model_that_has_none_are_an_error() -> None:
+    with pytest.raises(InvalidOptionError, match="published without weights"):
+        fusion_of("published", object())
+    assert fusion_of(None, object()) == rrf()
 
 
 def test_pages_follow_each_other_and_the_filter_holds_at_every_stage(

@@ -16,6 +16,8 @@ from mgte_rag.nn.model import RetrievalModel
 
 MODEL_TYPE = "mgte-rag"
 _FORMAT = 1
+# Fields that folders of this format may lack, and what they then are.
+_ADDED_SINCE = {"lexicon": False}
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def read(folder: ModelFolder, config: Mapping[str, Any]) -> Reading:
             f"{path} has format {config.get('format')!r}; this version reads format {_FORMAT}: update mgte-rag"
         )
     content = {name: value for name, value in config.items() if name not in ("model_type", "format")}
+    content = _ADDED_SINCE | content
     return Reading(build(ModelConfig, content, path))
 
 

@@ -12,6 +12,7 @@ import torch
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.config import HybridWeights
+from mgte_training.finetune.recipe import find_recipe, read_recipe
 from mgte_training.mini import __main__ as making
 from mgte_training.mini import fusion, package, pairs
 from mgte_training.mini.fusion import Judged
@@ -82,12 +83,11 @@ def test_what_ships_is_small(made: Path) -> None:
     assert sum(path.stat().st_size for path in (made / "package").rglob("*") if path.is_file()) < 8e6
 
 
-def test_a_second_call_does_nothing_again(made: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_call_does_nothing_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "run_recipe", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(making, "mine", lambda *_, **__: pytest.fail("mined again"))
-    monkeypatch.setattr(making, "UNSEEN", fusion.UNSEEN[:1])
-    monkeypatch.setattr("sys.argv", ["mini", "--data", str(data), "--out", str(made)])
-    making.main()
+    making.mine_negatives(made)
+    assert making._trained(read_recipe(find_recipe("mini-heads")), made / "heads", made) == made / "heads/model"
 
 
 def test_pairs_are_english_and_share_no_passage_with_what_is_evaluated(data: Path) -> None:

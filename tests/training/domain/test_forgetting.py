@@ -34,6 +34,15 @@ def test_models_of_different_architectures_do_not_mix(other: dict[str, torch.Ten
         interpolated({"a": torch.zeros(2)}, other, 0.5)
 
 
+def test_tables_of_whole_numbers_are_handed_on_and_must_be_the_same() -> None:
+    one, other = ({"terms": torch.tensor([0, 1], dtype=torch.int32), "weight": torch.full((2,), w)} for w in (0.0, 2.0))
+    mixed = interpolated(one, other, 0.5)
+    assert mixed["terms"].dtype == torch.int32
+    assert (mixed["terms"].tolist(), mixed["weight"].tolist()) == ([0, 1], [1.0, 1.0])
+    with pytest.raises(CheckpointError, match="other numbers in 'terms'"):
+        interpolated(one, other | {"terms": torch.tensor([1, 1], dtype=torch.int32)}, 0.5)
+
+
 def test_the_largest_share_that_is_allowed_is_taken_and_no_smaller_one_tried() -> None:
     losses = {1.0: 0.05, 0.9: 0.02, 0.8: 0.009, 0.7: 0.0}
     share, tried = largest_share(losses.__getitem__, lambda loss: loss <= 0.01)

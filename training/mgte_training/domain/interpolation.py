@@ -21,7 +21,7 @@ def interpolated(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share:
     """Each weight on the line from one model to the other: base + share * (tuned - base), in fp32.
 
     Args:
-        base: weights by name, of any float dtype.
+        base: weights by name, of any float dtype; tables of whole numbers, which must be the same, are handed on.
         tuned: likewise, the same names and shapes.
         share: 0 is exactly the base, 1 exactly the tuned model.
 
@@ -31,7 +31,13 @@ def interpolated(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share:
     names = base.keys() ^ tuned.keys() or [name for name in base if base[name].shape != tuned[name].shape]
     if names:
         raise CheckpointError(f"the models differ in {min(names)!r}; only models of one architecture can be mixed")
-    return {name: torch.lerp(base[name].float(), tuned[name].float(), share) for name in base}
+    for name, tensor in base.items():
+        if not tensor.is_floating_point() and not torch.equal(tensor, tuned[name]):
+            raise CheckpointError(f"the models have other numbers in {name!r}, which nothing lies between")
+    return {
+        name: torch.lerp(tensor.float(), tuned[name].float(), share) if tensor.is_floating_point() else tensor
+        for name, tensor in base.items()
+    }
 
 
 def largest_share(

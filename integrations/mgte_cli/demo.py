@@ -24,7 +24,6 @@ QUESTIONS = (
 
 # Token vectors of 32 components find nearly what those of 128 do, in a quarter of the space.
 _TOKEN_DIM = 32
-_RERANKED = 20
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,8 +32,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "demo",
         help="index Python's own documentation and ask it questions",
         description="Index the documentation of Python's standard library with the embedded default model and answer "
-        "questions through a LangChain retriever: dense and sparse vectors find candidates, late interaction and then "
-        "a reranker order them. The first run indexes; later runs answer in seconds.",
+        "questions through a LangChain retriever: dense and sparse vectors find candidates, and late interaction "
+        "orders them with these. The first run indexes; later runs answer in seconds.",
     )
     parser.add_argument("question", nargs="*", help="ask this instead of a few prepared questions")
     parser.add_argument("-k", type=positive, default=3, help="answers to each question (default 3)")
@@ -46,11 +45,11 @@ def run(options: argparse.Namespace) -> int:
     """Index what is not indexed yet, then answer."""
     from langchain_mgte import MGTERetriever  # all on use: other commands need no extra and answer at once
     from mgte_cli.stdlib_docs import collect
-    from mgte_rag import EmbeddingModel, Reranker
+    from mgte_rag import EmbeddingModel
     from qdrant_mgte import HybridCollection
 
     started = time.perf_counter()
-    with EmbeddingModel.load() as model, Reranker.load() as reranker:
+    with EmbeddingModel.load() as model:
         folder = options.index or default_index(model)
         with HybridCollection.open(folder, model=model, token_dim=_TOKEN_DIM, mode="late_interaction") as collection:
             print(f"model {model.identity.name} on {model.device} in {model.dtype}; index {folder}")
@@ -63,13 +62,7 @@ def run(options: argparse.Namespace) -> int:
                 f"{collection.count():,} documents, {report.written:,} of them indexed now, "
                 f"{time.perf_counter() - started:.1f} s\n"
             )
-            retriever = MGTERetriever(
-                collection=collection,
-                k=options.k,
-                fusion="published",
-                reranker=reranker,
-                rerank_candidates=_RERANKED,
-            )
+            retriever = MGTERetriever(collection=collection, k=options.k, fusion="published")
             for question in (" ".join(options.question),) if options.question else QUESTIONS:
                 answer(retriever, question)
     if not options.question:

@@ -4,13 +4,16 @@ import gzip
 import json
 import random
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mgte_cli.stdlib_docs import DocEntry
-from mgte_rag import EmbeddingModel, Reranker
+from mgte_rag import CheckpointError, EmbeddingModel, Reranker
+from mgte_rag.checkpoints import added_heads
 from mgte_rag.config import HybridWeights
 from mgte_training.finetune.recipe import find_recipe, read_recipe
 from mgte_training.mini import __main__ as making
@@ -74,6 +77,9 @@ def test_the_run_makes_heads_and_a_reranker_that_load_as_the_embedded_default(
             np.testing.assert_allclose(own, other, atol=2e-3)  # half precision
         weights = json.loads((made / "package/recipe.json").read_text())["weights"]
         assert model.hybrid_weights == {name: weights[name] for name in ("dense", "sparse", "multi_vector")}
+    with Reranker.load("mini") as named, Reranker.load("mini-reranker") as itself:
+        assert named.identity == itself.identity
+        assert itself.identity.name == "mini-reranker"
     with Reranker.load(dtype="float32") as reranker, Reranker.load(made / "reranker/model", dtype="float32") as run:
         asked = [("list files", text) for text in texts]
         np.testing.assert_allclose(reranker.score(asked), run.score(asked), atol=1e-2)
@@ -81,6 +87,44 @@ def test_the_run_makes_heads_and_a_reranker_that_load_as_the_embedded_default(
 
 def test_what_ships_is_small(made: Path) -> None:
     assert sum(path.stat().st_size for path in (made / "package").rglob("*") if path.is_file()) < 8e6
+
+
+def spoiled(tensors: dict, how: str) -> None:
+    name = "encoder.layers.0.attention.out.weight"
+    if how == "a factor is missing":
+        del tensors[f"{name}{added_heads.UP}"]
+    elif how == "of another rank":
+        tensors[f"{name}{added_heads.UP}"] = tensors[f"{name}{added_heads.UP}"][:, 1:].contiguous()
+    elif how == "for no weight":
+        for end in (added_heads.DOWN, added_heads.UP):
+            tensors[f"encoder.layers.9.attention.out.weight{end}"] = tensors[f"{name}{end}"].clone()
+    elif how == "of another weight":
+        tensors[f"{name}{added_heads.DOWN}"] = tensors[f"{name}{added_heads.DOWN}"][:, 1:].contiguous()
+    else:
+        tensors[f"{name}{added_heads.DOWN}"][0, 0] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("a factor is missing", r"adapter of encoder\.layers\.0\.attention\.out\.weight has factors of the shapes"),
+        ("of another rank", "has factors of the shapes"),
+        ("for no weight", r"adapter for 'encoder\.layers\.9\.attention\.out\.weight'"),
+        ("of another weight", "does not fit a weight of"),
+        ("not a number", "NaN"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_an_error(
+    made: Path, how: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = Path(copytree(made / "package", tmp_path / "heads"))
+    path = heads / "reranker" / added_heads.WEIGHTS
+    tensors = load_file(path)
+    spoiled(tensors, how)
+    save_file(tensors, path)
+    monkeypatch.setattr("mgte_rag.checkpoints.source.MINI_HEADS", heads)
+    with pytest.raises(CheckpointError, match=message):
+        Reranker.load()
 
 
 def test_a_second_call_does_nothing_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

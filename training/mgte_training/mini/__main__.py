@@ -1,7 +1,7 @@
 """The embedded default's heads and reranker, from open pairs to the files in the package.
 
     python -m mgte_training.mini --data "$MGTE_DATA" --out build
-    cp -r build/package/* mgte_rag/mini/
+    cp build/package/*.* mgte_rag/mini/
 
 Pairs are chosen, negatives mined with the dense vectors, and the recipes mini-heads and mini-reranker run on them; the
 weights of the hybrid score come from sources that nothing was trained on. One seed decides everything; stopped, the

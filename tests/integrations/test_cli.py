@@ -128,7 +128,7 @@ def test_ctrl_c_during_the_first_demo_keeps_what_was_indexed(tmp_path: Path, min
     assert process.returncode == 130
     assert "the same command goes on from there" in err
     with HybridCollection.open(tmp_path, model=mini) as collection:
-        assert collection.outputs == ("dense", "sparse")
+        assert collection.outputs == ("dense", "sparse", "multi_vector")
         assert collection.count() >= 1000
 
 

@@ -1,6 +1,6 @@
 """Runs of masked language modelling and RetroMAE: losses by hand, documents apart, the decoder's sight, resuming."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,16 @@ class _StopAfter(TrainerCallback):
             control.should_training_stop = True
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """RetroMAE with several threads is not exact yet: two runs differ, by a cause that is not found."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_a_run_that_was_stopped_and_resumed_ends_at_the_very_weights_of_one_that_was_not(
     open_model: Make, make_plan: Make, arguments: Make, objective: Any
@@ -186,20 +196,15 @@ def test_a_run_that_was_stopped_and_resumed_ends_at_the_very_weights_of_one_that
         plan = make_plan(steps=5)
         return PretrainTrainer(open_model(dropout=0.2), args, plan, objective, callbacks=list(callbacks))
 
-    def difference(run: str) -> float:
-        straight = trainer(f"{run}-straight")
-        straight.train()
-        trainer(f"{run}-stopped", _StopAfter(2)).train()
-        torch.manual_seed(999)  # whatever the new process had done before
-        resumed = trainer(f"{run}-stopped")
-        resumed.train(resume_from_checkpoint=f"{run}-stopped/checkpoint-2")
-        assert resumed.state.global_step == 5
-        return largest_difference(weights(straight.model), weights(resumed.model))
-
-    # Dropout draws from the process's random numbers. In one of many runs of the whole suite they had gone another
-    # way, the cause unknown; one exact run of two shows that nothing of the state is lost.
     run = arguments().output_dir
-    assert difference(run) == 0.0 or difference(f"{run}-again") == 0.0
+    straight = trainer(f"{run}-straight")
+    straight.train()
+    trainer(f"{run}-stopped", _StopAfter(2)).train()
+    torch.manual_seed(999)  # whatever the new process had done before
+    resumed = trainer(f"{run}-stopped")
+    resumed.train(resume_from_checkpoint=f"{run}-stopped/checkpoint-2")
+    assert resumed.state.global_step == 5
+    assert largest_difference(weights(straight.model), weights(resumed.model)) == 0.0
     assert largest_difference(weights(straight.model), weights(open_model().learning(objective))) > 1e-2
 
 

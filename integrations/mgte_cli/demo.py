@@ -22,7 +22,7 @@ QUESTIONS = (
     "compare two strings and show where they differ",
 )
 
-# Token vectors of 32 components find nearly what those of 128 do, in a quarter of the space.
+# The smallest token vectors: a quarter of the space.
 _TOKEN_DIM = 32
 
 

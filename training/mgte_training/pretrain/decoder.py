@@ -34,9 +34,11 @@ class Decoder(nn.Module):
         self.layer = layer
         chance = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for parameter in self.parameters():
+            for name, parameter in self.named_parameters():
                 if parameter.ndim > 1:
                     parameter.normal_(0.0, 0.02, generator=chance)
+                elif name.endswith("bias"):
+                    parameter.zero_()
 
     def forward(self, encoder: Encoder, vectors: Tensor, batch: PackedBatch, visible: Sequence[Tensor]) -> Tensor:
         """Hidden states from which the tokens between the first and the last are predicted.

@@ -98,7 +98,8 @@ def _attend_by_length(qkv: Tensor, batch: PackedBatch, window: int | None) -> Te
     """
     dtype = qkv.dtype
     if dtype.itemsize == 2 and not _has_fast_16_bit_attention(qkv.device.type):
-        qkv = qkv.float()
+        with torch.autocast(qkv.device.type, enabled=False):  # which would have 16 bits again
+            return _attend_by_length(qkv.float(), batch, window).to(dtype)
     heads_out = []
     for run, rows in zip(batch.runs, qkv.split([run.texts * run.length for run in batch.runs]), strict=True):
         grouped = rows.view(run.texts, run.length, *rows.shape[1:])  # [texts, length, 3, heads, head_dim]
@@ -110,7 +111,7 @@ def _attend_by_length(qkv: Tensor, batch: PackedBatch, window: int | None) -> Te
         else:
             mixed = _attend_locally(query, key, value, window)
         heads_out.append(mixed.transpose(1, 2).reshape(run.texts * run.length, -1))
-    return (heads_out[0] if len(heads_out) == 1 else torch.cat(heads_out)).to(dtype)
+    return heads_out[0] if len(heads_out) == 1 else torch.cat(heads_out)
 
 
 def _attend_locally(query: Tensor, key: Tensor, value: Tensor, window: int) -> Tensor:

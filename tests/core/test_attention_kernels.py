@@ -111,6 +111,29 @@ def test_both_paths_equal_a_loop_over_tokens(
         torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_mixed_precision_does_not_bring_back_16_bit_attention_where_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On processors without matrix tiles a training step took many times longer with it."""
+    computed_in = []
+    kernel = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*sides: Tensor) -> Tensor:
+        mixed = kernel(*sides)
+        computed_in.append(mixed.dtype)
+        return mixed
+
+    monkeypatch.setattr(attention, "_has_fast_16_bit_attention", lambda _: False)
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", watched)
+    qkv = random_qkv(12).bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = attend(qkv, batch_of([9, 3]))
+    assert computed_in == [torch.float32] * 2
+    assert mixed.dtype == torch.bfloat16
+    mixed.float().sum().backward()
+    assert qkv.grad is not None
+
+
 def test_windows_that_cross_the_blocks_of_long_texts_are_exact() -> None:
     lengths = [attention._LOCAL_BLOCK * 2 + 7, attention._LOCAL_BLOCK, attention._LOCAL_BLOCK + 1]
     attended = [attention._LOCAL_BLOCK + 3, 5, attention._LOCAL_BLOCK + 1]

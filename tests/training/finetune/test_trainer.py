@@ -284,6 +284,29 @@ def test_a_trained_reranker_prefers_what_it_was_taught(
     assert best.count(0) >= 6
 
 
+@pytest.mark.parametrize(
+    ("lora", "recompute"), [(None, False), (LoRA(rank=4), True)], ids=["all weights", "adapters, recomputed"]
+)
+def test_mixed_precision_lowers_the_loss_as_full_precision_does(
+    open_reranker: Make, open_model: Make, arguments: Make, plan: Make, make_batch: Make, lora: Any, recompute: bool
+) -> None:
+    """bf16 on the CPU; weights stay in full precision."""
+    batch = make_batch(8, 4)
+    ends: dict[str, list[float]] = {}
+    for bf16 in (False, True):
+        for make, trainer in ((open_reranker, RerankerTrainer), (open_model, ModelTrainer)):
+            model = make(lora=lora, recompute=recompute)
+            options = {"objective": EVERY_HEAD} if trainer is ModelTrainer else {}
+            run = trainer(model, arguments(learning_rate=3e-3, bf16=bf16), plan(*[batch] * 8), **options)
+            run.train()
+            assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+            ends.setdefault(trainer.__name__, []).append(run.state.log_history[7]["loss"])
+            assert ends[trainer.__name__][-1] < 0.95 * run.state.log_history[0]["loss"]
+    for full, mixed in ends.values():
+        assert mixed == pytest.approx(full, rel=0.1)
+        assert mixed != full
+
+
 def test_a_model_without_a_rerankers_head_is_no_reranker_and_lengths_leave_room_for_text(
     tiny_bert: Path, open_model: Make, open_reranker: Make
 ) -> None:

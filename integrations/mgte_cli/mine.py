@@ -33,6 +33,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--query-prompt", help="put before every query (default: the model's own)")
     parser.add_argument("--document-prompt", help="put before every document (default: the model's own)")
     parser.add_argument("--max-length", type=positive, help="tokens read of a document")
+    parser.add_argument("--scored", action="store_true", help="write the model's own scores too, for distillation")
     parser.add_argument("--seed", type=not_negative, default=0)
     parser.set_defaults(run=run)
 
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         query_prompt=options.query_prompt,
         document_prompt=options.document_prompt,
         max_length=options.max_length,
+        scored=options.scored,
         seed=options.seed,
     )
     examples = read_given_examples(options)

@@ -199,6 +199,21 @@ def test_hybrid_mining_ranks_by_the_models_own_similarity(
     assert [each.negatives for each in read(tmp_path / "mined.jsonl")] == brute_force(some, corpus, hybrid, options)
 
 
+def test_the_models_own_scores_are_written_where_they_are_asked_for(
+    mini_fp32: EmbeddingModel, real_examples: list[Example], tmp_path: Path
+) -> None:
+    """So that a reranker can learn from them what the model knows already."""
+    outputs = ("dense", "sparse", "multi_vector")
+    some = [replace(example, positives=(*example.positives, example.query.upper())) for example in real_examples[:8]]
+    mine(mini_fp32, some, None, tmp_path / "mined.jsonl", options=replace(TOP, outputs=outputs, scored=True))
+    for example in read(tmp_path / "mined.jsonl"):
+        texts = [*example.positives, *example.negatives]
+        query = mini_fp32.encode_query([example.query], outputs=outputs)
+        expected = mini_fp32.similarity(query, mini_fp32.encode_document(texts, outputs=outputs)).hybrid[0]
+        found = [*(example.positive_scores or ()), *(example.negative_scores or ())]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_no_positive_of_the_same_query_and_no_identical_text_is_a_negative(
     tiny_model: EmbeddingModel, sentences: list[str], tmp_path: Path
 ) -> None:

@@ -202,4 +202,7 @@ def _finished(selection: Selection, texts: _Texts, options: MiningOptions, repor
     report.fewer += 0 < len(negatives) < options.count
     for text, (_, score) in zip(negatives, selection.taken, strict=True):
         report.show("taken", Sample(example.query, selection.positive, text, score, selection.positive_score))
-    return Example(example.query, example.positives, negatives, label=example.label)
+    if not options.scored:
+        return Example(example.query, example.positives, negatives, label=example.label)
+    scores = tuple(score for _, score in selection.taken)
+    return Example(example.query, example.positives, negatives, selection.positive_scores, scores, example.label)

@@ -30,6 +30,7 @@ class MiningOptions:
         query_prompt: put before every query; None is the model's own, "" is none.
         document_prompt: put before every document; likewise.
         max_length: tokens read of a document; None is the model's limit.
+        scored: write the model's own scores of positives and negatives too: a teacher's, for distillation.
         seed: decides what "random" takes.
     """
 
@@ -45,6 +46,7 @@ class MiningOptions:
     query_prompt: str | None = None
     document_prompt: str | None = None
     max_length: int | None = None
+    scored: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

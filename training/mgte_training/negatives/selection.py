@@ -29,6 +29,7 @@ class Selection:
         example: what negatives are looked for.
         positive: its lowest-scoring positive.
         positive_score: the model's score of it.
+        positive_scores: and of every positive, in their order.
         waiting: candidates in the order in which they are taken, with their scores.
         taken: candidates that passed every check, with the model's scores.
     """
@@ -36,6 +37,7 @@ class Selection:
     example: Example
     positive: str
     positive_score: float
+    positive_scores: tuple[float, ...]
     waiting: list[tuple[int, float]]
     taken: list[tuple[int, float]] = field(default_factory=list)
 
@@ -66,7 +68,9 @@ def check_scores(
         report: counts.
     """
     lowest = int(np.argmin(positive_scores))
-    selection = Selection(example, example.positives[lowest], float(positive_scores[lowest]), [])
+    selection = Selection(
+        example, example.positives[lowest], float(positive_scores[lowest]), tuple(map(float, positive_scores)), []
+    )
     limits = {}
     if options.margin is not None:
         limits[MARGIN] = selection.positive_score - options.margin

@@ -67,13 +67,13 @@ def acknowledged(lines: list[str]) -> int:
     return max([int(line.split()[1]) for line in lines if line.startswith("ACKNOWLEDGED")], default=0)
 
 
-def test_ten_kills_while_indexing_lose_no_acknowledged_document(
+def test_kills_while_indexing_lose_no_acknowledged_document(
     tmp_path: Path, documents_file: Path, mini: EmbeddingModel, request: pytest.FixtureRequest
 ) -> None:
     folder, documents = tmp_path / "index", json.loads(documents_file.read_text())
     chance = random.Random(0)
     most = 0
-    for trial in range(30 if request.config.getoption("--run-slow") else 10):
+    for trial in range(30 if request.config.getoption("--run-slow") else 4):
         process = start_indexer(folder, documents_file)
         lines = wait_for(process, "ACKNOWLEDGED" if trial % 2 else "READY")
         time.sleep(chance.uniform(0, 0.8))

@@ -83,6 +83,7 @@ def sentence_transformers_vectors(real_texts: list[str]) -> np.ndarray:
     return SentenceTransformer(str(find_model(None).path), device="cpu").encode(real_texts)
 
 
+@pytest.mark.xdist_group("sentence-transformers on real texts")  # which a worker encodes once for both
 @pytest.mark.parametrize(("dtype", "lowest_cosine"), [("float32", 0.99999), ("bfloat16", 0.9995)])
 def test_the_embedded_default_equals_sentence_transformers_on_real_texts(
     dtype: str, lowest_cosine: float, real_texts: list[str], sentence_transformers_vectors: np.ndarray

@@ -79,6 +79,12 @@ def test_html_headings_are_read_and_scripts_and_navigation_are_not() -> None:
     )
 
 
+def test_a_page_that_is_a_form_keeps_its_text_and_loses_its_controls() -> None:
+    text = """<form action="/"><h1>Cats</h1><select><option>Dogs<option>Birds</select><p>They eat.
+    <textarea>your text</textarea><button>Send</button><input value="x"></form>"""
+    assert outline_html(text) == Outline("Cats", (Section("", "They eat."),))
+
+
 def test_broken_html_loses_no_text() -> None:
     outline = outline_html("<h2>Never closed<p>text</h2></div><h3>Next</h3>more <unknown>words")
     assert "text" in outline.title + "".join(section.heading + section.text for section in outline.sections)

@@ -140,7 +140,7 @@ class _HTMLReader(HTMLParser):
     """Collects headings and the text under them."""
 
     _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-    _SKIPPED = ("script", "style", "nav", "footer", "aside", "template", "noscript", "svg", "form")
+    _SKIPPED = frozenset("script style nav footer aside template noscript svg select textarea button".split())
     _INLINE = frozenset("a abbr b bdi bdo cite code em i kbd mark q s samp small span strong sub sup u var wbr".split())
 
     def __init__(self) -> None:

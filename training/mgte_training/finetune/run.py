@@ -21,6 +21,7 @@ from mgte_training.finetune.run_folder import (
     check_packages,
     claim,
     found,
+    speaker,
     train_to_end,
     training_arguments,
     training_device,
@@ -55,11 +56,11 @@ def run_recipe(
         TrainingError: an alarm or SIGTERM stopped the run.
     """
     check_packages()
-    say = say or (lambda _: None)
     folder, data = Path(out), Path(data)
     arguments = training_arguments(
         folder, recipe.training, seed=recipe.seed, show_progress=show_progress, **_measured(recipe)
     )
+    say = speaker(say, arguments)
     resumed = claim(folder, recipe, data)
     model = _open(recipe, data)
     plan = _plan(recipe, model, data, folder, show_progress, say)

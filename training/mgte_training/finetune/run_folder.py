@@ -116,6 +116,11 @@ def training_arguments(
     return arguments
 
 
+def speaker(say: Callable[[str], None] | None, arguments: Any) -> Callable[[str], None]:
+    """Whom to tell what happens: of several processes the first one speaks."""
+    return (lambda _: None) if say is None or arguments.process_index else say
+
+
 def found(path: str, data: Path) -> str:
     """The path in the folder of the data where it is there, or where it names a file that is nowhere."""
     inside = data / path

@@ -11,6 +11,7 @@ from mgte_training.finetune.run_folder import (
     check_packages,
     claim,
     found,
+    speaker,
     train_to_end,
     training_arguments,
     training_device,
@@ -53,9 +54,9 @@ def run_pretraining(
     check_packages()
     from mgte_training.pretrain.trainer import PretrainTrainer
 
-    say = say or (lambda _: None)
     folder, data = Path(out), Path(data)
     arguments = training_arguments(folder, recipe.training, seed=recipe.seed, show_progress=show_progress)
+    say = speaker(say, arguments)
     resumed = claim(folder, recipe, data)
     choice = recipe.model
     model = TrainableLanguageModel.open(

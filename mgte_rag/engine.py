@@ -216,7 +216,8 @@ class Engine:
                 work.vectors.dense[i] = vector
         if wanted.sparse:
             mask = _mask([work.inputs.sparse_tokens for work, _ in rows], rows, hidden)
-            _scatter([work.vectors.sparse for work, _ in rows], rows, _sparse(model, hidden, batch, mask))
+            asked = torch.tensor([_is_asked(row) for row in rows], device=hidden.device)
+            _scatter([work.vectors.sparse for work, _ in rows], rows, _sparse(model, hidden, batch, mask, asked))
         if wanted.token_dim is not None:
             mask = _mask([work.inputs.vector_tokens for work, _ in rows], rows, hidden)
             token_vectors = _multi_vector(model, hidden, batch, mask, wanted.token_dim)
@@ -246,6 +247,11 @@ def _attended(row: _Row) -> int:
     return len(work.inputs.ids[i]) if work.inputs.attended is None else work.inputs.attended[i]
 
 
+def _is_asked(row: _Row) -> bool:
+    work, i = row
+    return work.inputs.asked is not None and bool(work.inputs.asked[i])
+
+
 def _packed(rows: list[_Row], device: torch.device) -> PackedBatch:
     types: list[Integers] | None = None
     if rows[0][0].inputs.types is not None:
@@ -261,11 +267,13 @@ def _mask(masks: list[list[Bools] | None], rows: list[_Row], hidden: Tensor) -> 
     return torch.from_numpy(np.concatenate(kept)).to(hidden.device)
 
 
-def _sparse(model: RetrievalModel, hidden: Tensor, batch: PackedBatch, terms: Tensor) -> list[SparseVector]:
+def _sparse(
+    model: RetrievalModel, hidden: Tensor, batch: PackedBatch, kept: Tensor, asked: Tensor
+) -> list[SparseVector]:
     assert model.sparse is not None, "asked a model without a sparse head for sparse vectors"
-    said = model.sparse.terms(batch.ids[terms])
-    found = heads.strongest_terms(model.sparse(hidden[terms], said), said, batch.texts[terms])
-    texts, ids, weights = (tensor.cpu().numpy() for tensor in found)
+    found = model.sparse(hidden[kept], batch.ids[kept], batch.texts[kept], asked)
+    positive = found[-1] > 0
+    texts, ids, weights = (tensor[positive].cpu().numpy() for tensor in found)
     borders = np.searchsorted(texts, np.arange(len(batch.lengths) + 1))
     return [
         SparseVector(ids[start:stop].astype(np.int32), weights[start:stop].astype(np.float32))

@@ -20,6 +20,7 @@ class Inputs:
         truncated: bool [texts].
         attended: tokens of each text that others attend to, the first ones; None is all.
         types: int32 [length] per text, token types; None is 0 everywhere.
+        asked: bool [texts], which of them are queries; None is none.
         sparse_tokens: bool [length] per text, tokens that are terms; None where not asked for.
         vector_tokens: bool [length] per text, tokens that have a vector; None where not asked for.
     """
@@ -28,6 +29,7 @@ class Inputs:
     truncated: Bools
     attended: list[int] | None = None
     types: list[Integers] | None = None
+    asked: Bools | None = None
     sparse_tokens: list[Bools] | None = None
     vector_tokens: list[Bools] | None = None
 
@@ -105,6 +107,7 @@ class TokenRules:
             ids,
             tokens.truncated,
             attended=attended,
+            asked=np.full(len(ids), role == "query"),
             sparse_tokens=self._sparse_tokens(ids, prompts) if "sparse" in outputs else None,
             vector_tokens=self._vector_tokens(ids, prompts, role) if "multi_vector" in outputs else None,
         )

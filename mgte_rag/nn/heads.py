@@ -1,5 +1,6 @@
 """Hidden states to vectors and scores. Every head computes in fp32."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from mgte_rag.config import Activation, Pooling
 from mgte_rag.nn.linear import Linear
 from mgte_rag.nn.packing import PackedBatch
+
+_ORDINARY_LENGTH = 100.0  # terms; BM25 takes the average of its collection, which a model does not know
 
 
 def pool(hidden: Tensor, batch: PackedBatch, how: Pooling) -> Tensor:
@@ -37,7 +40,7 @@ def dense(pooled: Tensor, dim: int) -> Tensor:
 
 
 class Lexicon(nn.Module):
-    """What a sparse head knows of every token of the vocabulary apart from the text it stands in.
+    """What a sparse head knows of every token of the vocabulary apart from the text it stands in, and how it counts.
 
     Args:
         vocabulary: how many tokens there are.
@@ -45,6 +48,11 @@ class Lexicon(nn.Module):
     Attributes:
         weight: fp32 [vocabulary], what a term counts by itself, as inverse document frequency does.
         term: int32 [vocabulary], the term that a token is a form of: the smallest token of the same stem.
+        log_k1: fp32 scalar, the logarithm of BM25's k1: how much it matters how often a document has a term.
+        logit_b: fp32 scalar, the logit of BM25's b: how much a document's length matters.
+
+    Source: Robertson and Zaragoza 2009, The Probabilistic Relevance Framework, section 3.4 (counting). The rest is this
+    project's own.
     """
 
     term: Tensor
@@ -52,7 +60,24 @@ class Lexicon(nn.Module):
     def __init__(self, *, vocabulary: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(vocabulary))
+        self.log_k1 = nn.Parameter(torch.tensor(math.log(1.2)))
+        self.logit_b = nn.Parameter(torch.tensor(math.log(0.75 / 0.25)))
         self.register_buffer("term", torch.arange(vocabulary, dtype=torch.int32))
+
+    def counted(self, times: Tensor, lengths: Tensor, asked: Tensor) -> Tensor:
+        """What it counts that a text has a term so many times: in a query that often, in a document BM25's share.
+
+        Args:
+            times: int64 [terms].
+            lengths: int64 [terms], the tokens of the text that each is in.
+            asked: bool [terms], whether that text is a query.
+
+        Returns:
+            fp32 [terms]; 1 for a term that a document of ordinary length has once.
+        """
+        k1, b = self.log_k1.exp(), self.logit_b.sigmoid()
+        saturated = times * (1 + k1) / (times + k1 * (1 - b + b * lengths / _ORDINARY_LENGTH))
+        return torch.where(asked, times, saturated)
 
 
 class SparseHead(nn.Module):
@@ -62,7 +87,7 @@ class SparseHead(nn.Module):
         hidden: width of the residual stream.
         vocabulary: tokens of its lexicon; 0 is no lexicon: every token is a term, and its state alone decides.
 
-    Source: BGE-M3, arXiv 2402.03216, section 3.2; mGTE, arXiv 2407.19669. The lexicon is this project's own.
+    Source: BGE-M3, arXiv 2402.03216, section 3.2; mGTE, arXiv 2407.19669 (a term counts as its strongest token).
     """
 
     def __init__(self, *, hidden: int, vocabulary: int = 0) -> None:
@@ -70,33 +95,31 @@ class SparseHead(nn.Module):
         self.projection = nn.Linear(hidden, 1)
         self.lexicon = Lexicon(vocabulary=vocabulary) if vocabulary else None
 
-    def terms(self, ids: Tensor) -> Tensor:
-        """The term of each token: int64 [tokens] -> int64 [tokens]."""
-        return ids if self.lexicon is None else self.lexicon.term[ids].long()
+    def forward(self, hidden: Tensor, ids: Tensor, texts: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The weight of every term of every text: its strongest token's, with a lexicon times how often it is there.
 
-    def forward(self, hidden: Tensor, terms: Tensor) -> Tensor:
-        """Fp32 [tokens, hidden] and their terms, int64 [tokens] -> weights, fp32 [tokens], none below 0."""
+        Args:
+            hidden: fp32 [tokens, hidden].
+            ids: int64 [tokens].
+            texts: int64 [tokens], the text of each token.
+            asked: bool [texts], which of them are queries; the others are documents.
+
+        Returns:
+            Of all terms, ascending by text and then by term: text, int64 [terms]; term, int64 [terms]; weight, fp32
+            [terms], none below 0 and many at 0.
+        """
         weights = self.projection(hidden).squeeze(-1)
-        return F.relu(weights if self.lexicon is None else weights + self.lexicon.weight[terms])
-
-
-def strongest_terms(weights: Tensor, ids: Tensor, texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest weight of every term of every text; weights of 0 are left out.
-
-    Args:
-        weights: fp32 [tokens].
-        ids: int64 [tokens], the terms.
-        texts: int64 [tokens], the text of each token.
-
-    Returns:
-        Of all terms found, ascending by text and then by term: text, int64 [terms]; term, int64 [terms]; weight, fp32.
-    """
-    positive = weights > 0
-    weights, ids, texts = weights[positive], ids[positive], texts[positive]
-    vocabulary = int(ids.max()) + 1 if len(ids) else 1
-    keys, places = torch.unique(texts * vocabulary + ids, return_inverse=True)  # sorted
-    strongest = torch.zeros(len(keys), device=weights.device).scatter_reduce(0, places, weights, "amax")
-    return keys // vocabulary, keys % vocabulary, strongest
+        if self.lexicon is not None:
+            ids = self.lexicon.term[ids].long()
+            weights = weights + self.lexicon.weight[ids]
+        vocabulary = int(ids.max()) + 1 if len(ids) else 1
+        keys, places, times = torch.unique(texts * vocabulary + ids, return_inverse=True, return_counts=True)  # sorted
+        strongest = torch.zeros(len(keys), device=weights.device).scatter_reduce(0, places, F.relu(weights), "amax")
+        texts_of, terms = keys // vocabulary, keys % vocabulary
+        if self.lexicon is not None:
+            lengths = torch.bincount(texts, minlength=len(asked))[texts_of]
+            strongest = strongest * self.lexicon.counted(times, lengths, asked[texts_of])
+        return texts_of, terms, strongest
 
 
 class MultiVectorHead(nn.Module):

@@ -94,11 +94,17 @@ def test_texts_that_attend_to_different_lengths_are_different_runs() -> None:
     assert batch.runs == (Run(0, 1, 4), Run(4, 2, 4, 2))
 
 
-def test_the_strongest_weight_of_every_term_is_kept_and_zeros_are_left_out() -> None:
-    weights = torch.tensor([0.5, 0.2, 0.9, 0.0, 0.1, 0.3])
-    ids, texts = torch.tensor([7, 3, 7, 5, 7, 3]), torch.tensor([0, 0, 0, 0, 1, 1])
-    found = [tensor.tolist() for tensor in heads.strongest_terms(weights, ids, texts)]
-    assert found == [[0, 0, 1, 1], [3, 7, 3, 7], pytest.approx([0.2, 0.9, 0.3, 0.1])]
+@pytest.mark.parametrize("asked", [False, True], ids=["documents", "queries"])
+def test_a_term_counts_as_its_strongest_token_in_queries_and_documents(asked: bool) -> None:
+    """However often it is there, unless the head has a lexicon."""
+    head = heads.SparseHead(hidden=1)
+    with torch.no_grad():
+        head.projection.weight.fill_(1.0)
+        head.projection.bias.zero_()
+        states = torch.tensor([0.5, 0.2, 0.9, -4.0, 0.1, 0.3])[:, None]
+        ids, texts = torch.tensor([7, 3, 7, 5, 7, 3]), torch.tensor([0, 0, 0, 0, 1, 1])
+        found = [tensor.tolist() for tensor in head(states, ids, texts, torch.tensor([asked] * 2))]
+    assert found == [[0, 0, 0, 1, 1], [3, 5, 7, 3, 7], pytest.approx([0.2, 0.0, 0.9, 0.3, 0.1])]
 
 
 @pytest.mark.parametrize("sliced", [True, False])

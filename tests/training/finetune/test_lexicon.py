@@ -30,14 +30,12 @@ def mini_checkpoint(mini: EmbeddingModel) -> TrainableModel:
 def test_words_of_one_stem_are_one_term_and_begin_with_their_idf(texts: str, mini_checkpoint: TrainableModel) -> None:
     tokenizer = mini_checkpoint.checkpoint.tokenizer
     vocabulary = tokenizer.vocabulary
-    weights, terms = first_lexicon(
-        tokenizer, vocabulary, LexiconChoice(texts=(texts,), language="english", scale=2.0, common=1.0)
-    )
+    weights, terms = first_lexicon(tokenizer, vocabulary, LexiconChoice(texts=(texts,), language="english", scale=2.0))
     cat, cats, tree = (tokenizer.token_id(word) or 0 for word in ("cat", "cats", "tree"))
     assert terms[cat] == terms[cats] == min(cat, cats)
-    assert weights[cat].item() == weights[cats].item() == pytest.approx(2 * (np.log(4 / 3) - 1))  # in 2 of 3 texts
-    assert weights[tree].item() == pytest.approx(2 * (np.log(4 / 2) - 1))
-    assert weights[tokenizer.token_id("zebra") or 0].item() == pytest.approx(2 * (np.log(4) - 1))
+    assert weights[cat].item() == weights[cats].item() == pytest.approx(2 * np.sqrt(np.log(4 / 3)))  # in 2 of 3 texts
+    assert weights[tree].item() == pytest.approx(2 * np.sqrt(np.log(4 / 2)))
+    assert weights[tokenizer.token_id("zebra") or 0].item() == pytest.approx(2 * np.sqrt(np.log(4)))
     pieces = [number for number in range(vocabulary) if tokenizer.token(number).startswith("##")]
     assert terms[pieces].tolist() == pieces  # parts of words stay what they are
 
@@ -62,7 +60,9 @@ def test_a_lexicon_needs_a_sparse_head_and_texts() -> None:
         LexiconChoice(texts=())
 
 
-def test_a_weight_is_the_states_and_the_terms_and_never_below_zero() -> None:
+@pytest.fixture
+def head() -> SparseHead:
+    """Of two-dimensional states, whose first component counts, and four tokens, two of which are one term."""
     head = SparseHead(hidden=2, vocabulary=4)
     assert head.lexicon is not None
     with torch.no_grad():
@@ -70,10 +70,35 @@ def test_a_weight_is_the_states_and_the_terms_and_never_below_zero() -> None:
         head.projection.bias.fill_(0.5)
         head.lexicon.weight.copy_(torch.tensor([0.0, 2.0, -9.0, 0.0]))
         head.lexicon.term.copy_(torch.tensor([0, 1, 2, 1], dtype=torch.int32))
-    terms = head.terms(torch.tensor([3, 2, 0]))
-    assert terms.tolist() == [1, 2, 0]
+    return head
+
+
+def test_a_weight_is_the_states_and_the_terms_and_never_below_zero(head: SparseHead) -> None:
     hidden = torch.tensor([[1.0, 7.0], [1.0, 7.0], [-3.0, 7.0]])
-    assert head(hidden, terms).tolist() == [3.5, 0.0, 0.0]
+    found = head(hidden, torch.tensor([3, 2, 0]), torch.tensor([0, 0, 0]), torch.tensor([True]))
+    assert [side.tolist() for side in found] == [[0, 0, 0], [0, 1, 2], [0.0, 3.5, 0.0]]
+
+
+def test_terms_count_as_in_bm25(head: SparseHead) -> None:
+    """A query's as often as they are there, a document's less with every time and with its length."""
+    assert head.lexicon is not None
+    ids = torch.tensor([3, 1, 1, 0] + [1, 3, 0] + [1] + [0] * 149)
+    texts = torch.tensor([0] * 4 + [1] * 3 + [2] * 150)
+    with torch.no_grad():
+        found = head(torch.zeros(len(ids), 2), ids, texts, torch.tensor([True, False, False]))
+    weights = {(text, term): weight for text, term, weight in zip(*(side.tolist() for side in found), strict=True)}
+    k1, b = 1.2, 0.75
+
+    def counted(times: int, length: int) -> float:
+        return times * (1 + k1) / (times + k1 * (1 - b + b * length / 100))
+
+    assert weights[0, 1] == pytest.approx(2.5 * 3)
+    assert weights[1, 1] == pytest.approx(2.5 * counted(2, 3), rel=1e-5)
+    assert weights[2, 1] == pytest.approx(2.5 * counted(1, 150), rel=1e-5)
+    assert weights[2, 0] == pytest.approx(0.5 * counted(149, 150), rel=1e-5)
+    head.lexicon.counted(torch.tensor([2]), torch.tensor([50]), torch.tensor([False])).sum().backward()
+    assert head.lexicon.log_k1.grad is not None
+    assert head.lexicon.logit_b.grad is not None
 
 
 def test_a_trained_lexicon_is_saved_and_inference_gives_the_same_vectors(
@@ -90,8 +115,11 @@ def test_a_trained_lexicon_is_saved_and_inference_gives_the_same_vectors(
     assert lexicon.weight.grad is not None
     assert lexicon.weight.grad.abs().sum() > 0
     model.save(tmp_path / "saved")
+    asked = model(model.read(["the cat sat on the mat"], "query", prompt=None, max_length=None))
     with EmbeddingModel.load(tmp_path / "saved", dtype="float32") as loaded:
-        vector = loaded.encode_document(["the cat sat on the mat"], outputs=("sparse",)).sparse[0]
-    terms = found.terms()
-    np.testing.assert_array_equal(vector.indices, terms.ids.numpy())
-    np.testing.assert_allclose(vector.values, terms.weights.detach().numpy(), atol=1e-6)
+        document = loaded.encode_document(["the cat sat on the mat"], outputs=("sparse",)).sparse[0]
+        query = loaded.encode_query(["the cat sat on the mat"], outputs=("sparse",)).sparse[0]
+    for vector, terms in ((document, found.terms()), (query, asked.terms())):
+        np.testing.assert_array_equal(vector.indices, terms.ids.numpy())
+        np.testing.assert_allclose(vector.values, terms.weights.detach().numpy(), atol=1e-6)
+    assert not np.allclose(document.values, query.values)

@@ -111,7 +111,7 @@ def representations(seed: int, texts: int) -> Representations:
         texts=texts,
         dense=torch.randn(texts, 8, generator=chance),
         weights=torch.rand(2 * texts, generator=chance) + 0.1,
-        ids=torch.randint(0, 5, (2 * texts,), generator=chance),
+        ids=torch.stack([torch.randperm(5, generator=chance)[:2].sort().values for _ in range(texts)]).flatten(),
         counts=torch.full((texts,), 2),
         vectors={4: torch.nn.functional.normalize(torch.randn(2 * texts, 4, generator=chance), dim=-1)},
         vector_counts=torch.full((texts,), 2),
@@ -127,11 +127,11 @@ def test_every_head_scores_as_inference_does() -> None:
     weights, ids = documents.weights, documents.ids
     assert weights is not None
     assert ids is not None
-    largest = {int(term): float(weights[:2][ids[:2] == term].max()) for term in ids[:2]}
     assert queries.weights is not None
     assert queries.ids is not None
-    own = {int(t): float(queries.weights[:2][queries.ids[:2] == t].max()) for t in queries.ids[:2]}
-    expected = sum(weight * largest.get(term, 0.0) for term, weight in own.items())
+    theirs = dict(zip(ids[:2].tolist(), weights[:2].tolist(), strict=True))
+    own = zip(queries.ids[:2].tolist(), queries.weights[:2].tolist(), strict=True)
+    expected = sum(weight * theirs.get(term, 0.0) for term, weight in own)
     assert scores_of("sparse", 0)(queries, documents)[0, 0].item() == pytest.approx(expected, rel=1e-5)
     tokens = queries.vectors[4][:2] @ documents.vectors[4][:2].T
     late = scores_of("multi_vector", 4)(queries, documents)

@@ -15,6 +15,7 @@ from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import CheckpointError, EmbeddingModel, Reranker
 from mgte_rag.checkpoints import added_heads
 from mgte_rag.config import HybridWeights
+from mgte_training.data import Source, SourceData
 from mgte_training.finetune.recipe import find_recipe, read_recipe
 from mgte_training.mini import __main__ as making
 from mgte_training.mini import fusion, package, pairs
@@ -55,7 +56,8 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = [part for each in QUICK for part in ("--set", each)]
     few = dict.fromkeys(pairs.PAIRS, 9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "PAIRS", few)
+        patch.setattr(making, "PAIRS", few)
+        patch.setattr(making, "RERANKED", few)
         patch.setattr("sys.argv", ["mini", "--data", str(data), "--out", str(out), *settings])
         making.main()
     return out
@@ -127,10 +129,25 @@ def test_an_adapter_that_does_not_fit_is_an_error(
         Reranker.load()
 
 
+def test_the_reranker_learns_from_candidates_that_the_new_heads_rank(made: Path) -> None:
+    """Each with the hybrid's score, by the weights that ship."""
+    weights = json.loads((made / "package/recipe.json").read_text())["weights"]
+    own = {output: weights[output] for output in ("dense", "sparse", "multi_vector")}
+    examples = SourceData.read(Source("qamr", str(made / "candidates/qamr.scored.jsonl")))
+    with EmbeddingModel.load(made / "heads/model") as model:
+        for example in examples:
+            texts = [*example.positives, *example.negatives]
+            query = model.encode_query([example.query], outputs=model.outputs)
+            documents = model.encode_document(texts, outputs=model.outputs)
+            expected = model.similarity(query, documents, weights=own).hybrid[0]
+            found = [*(example.positive_scores or ()), *(example.negative_scores or ())]
+            np.testing.assert_allclose(found, expected, atol=0.02)  # other batches round otherwise in bf16
+
+
 def test_a_second_call_does_nothing_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "run_recipe", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(making, "mine", lambda *_, **__: pytest.fail("mined again"))
-    making.mine_negatives(made)
+    making.mine_all(EmbeddingModel.load(), made, "mined", making._NEGATIVES)
     assert making._trained(read_recipe(find_recipe("mini-heads")), made / "heads", made) == made / "heads/model"
 
 

@@ -26,14 +26,13 @@ class LexiconChoice:
     Attributes:
         texts: files of examples in whose positives the terms are counted.
         language: a Snowball stemmer's language: whole words of one stem become one term. None: every token is a term.
-        scale: factor on the inverse document frequency, ln(documents / documents with the term).
-        common: terms of this inverse document frequency begin at weight 0, more frequent ones below.
+        scale: a term begins with so much times the square root of its inverse document frequency, ln(documents /
+            documents with the term): query and document together then have the frequency itself, as in BM25.
     """
 
     texts: tuple[str, ...]
     language: str | None = None
-    scale: float = 0.1
-    common: float = 4.0
+    scale: float = 0.2
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -65,7 +64,7 @@ def first_lexicon(tokenizer: TextTokenizer, vocabulary: int, choice: LexiconChoi
     found = np.zeros(vocabulary)
     for ids in tokenizer.tokenize(documents, prompt="", max_length=_LONGEST).ids:
         found[np.unique(terms[ids])] += 1
-    weights = choice.scale * (np.log((len(documents) + 1) / (found + 1)) - choice.common)
+    weights = choice.scale * np.sqrt(np.log((len(documents) + 1) / (found + 1)))
     return torch.from_numpy(weights[terms]).float(), torch.from_numpy(terms)
 
 

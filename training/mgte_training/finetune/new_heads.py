@@ -66,10 +66,12 @@ def with_new_heads(
         _begin(module, generator)
         setattr(model, name, module.to(device))
     if new.lexicon is not None:
-        lexicon = None if model.sparse is None else model.sparse.lexicon
+        assert model.sparse is not None, "begun above"
+        lexicon = model.sparse.lexicon
         assert lexicon is not None, "begun above"
         weights, terms = first_lexicon(checkpoint.tokenizer, config.encoder.vocabulary, new.lexicon)
         with torch.no_grad():
+            model.sparse.projection.bias.zero_()  # terms have weights already
             lexicon.weight.copy_(weights)
             lexicon.term.copy_(terms)
     return config, model

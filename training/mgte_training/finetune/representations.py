@@ -9,7 +9,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
 
-from mgte_rag.nn.heads import strongest_terms
 from mgte_rag.scoring import Terms
 
 
@@ -20,8 +19,8 @@ class Representations:
     Attributes:
         texts: how many there are.
         dense: fp32 [texts, hidden], pooled, not normalised.
-        weights: fp32 [terms], one for each token that is a term.
-        ids: int64 [terms], the vocabulary's number of each.
+        weights: fp32 [terms], of every term of every text, none below 0.
+        ids: int64 [terms], the vocabulary's number of each, ascending in every text.
         counts: int64 [texts], how many terms each text has.
         vectors: fp32 [vectors, size] for each size of the late-interaction heads, rows L2-normalised.
         vector_counts: int64 [texts], how many vectors each text has.
@@ -55,13 +54,13 @@ class Representations:
         return self.with_tensors([tensor.detach().requires_grad_() for tensor in self.tensors])
 
     def terms(self) -> Terms:
-        """The sparse vectors: each term's largest weight."""
+        """The sparse vectors."""
         assert self.weights is not None, "represented without sparse vectors"
         assert self.ids is not None, "weights without the terms they are of"
         assert self.counts is not None, "weights without the texts they are of"
         texts = torch.arange(self.texts, device=self.ids.device).repeat_interleave(self.counts)
-        found, ids, weights = strongest_terms(self.weights, self.ids, texts)
-        return Terms(found, ids, weights, self.texts)
+        positive = self.weights > 0
+        return Terms(texts[positive], self.ids[positive], self.weights[positive], self.texts)
 
     def token_vectors(self, size: int) -> list[Tensor]:
         """fp32 [tokens, size] per text."""

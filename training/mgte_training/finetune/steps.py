@@ -169,6 +169,7 @@ def together(first: Inputs, second: Inputs) -> Inputs:
         [*first.ids, *second.ids],
         np.concatenate([first.truncated, second.truncated]),
         attended=attended,
+        asked=None if first.asked is None or second.asked is None else np.concatenate([first.asked, second.asked]),
         sparse_tokens=None if first.sparse_tokens is None else [*first.sparse_tokens, *(second.sparse_tokens or ())],
         vector_tokens=None if first.vector_tokens is None else [*first.vector_tokens, *(second.vector_tokens or ())],
     )

@@ -280,9 +280,11 @@ class TrainableModel(Trainable):
         if "dense" in self.outputs and self.settings.pooling is not None:
             dense = heads.pool(hidden, batch, self.settings.pooling)
         if "sparse" in self.outputs and self.model.sparse is not None and inputs.sparse_tokens is not None:
+            assert inputs.asked is not None, "texts that are neither queries nor documents"
             kept = _mask(inputs.sparse_tokens, places, hidden.device)
-            ids, counts = self.model.sparse.terms(batch.ids[kept]), _counted(kept, batch)
-            weights = self.model.sparse(hidden[kept], ids)
+            asked = torch.from_numpy(inputs.asked[places]).to(hidden.device)
+            texts, ids, weights = self.model.sparse(hidden[kept], batch.ids[kept], batch.texts[kept], asked)
+            counts = torch.bincount(texts, minlength=len(places))
         if self.token_dims and self.model.multi_vector is not None and inputs.vector_tokens is not None:
             kept = _mask(inputs.vector_tokens, places, hidden.device)
             vectors = {size: self.model.multi_vector(hidden[kept], size) for size in self.token_dims}

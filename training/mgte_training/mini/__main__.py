@@ -3,14 +3,15 @@
     python -m mgte_training.mini --data "$MGTE_DATA" --out build
     cp build/package/*.* mgte_rag/mini/
 
-Pairs are chosen, negatives mined with the dense vectors, and the recipes mini-heads and mini-reranker run on them; the
-weights of the hybrid score come from sources that nothing was trained on. One seed decides everything; stopped, the
-same command goes on where it was.
+Pairs are chosen, negatives mined with the dense vectors, and the recipe mini-heads runs on them; the weights of the
+hybrid score come from sources that nothing was trained on. With the new heads each question's candidates are found and
+scored, which the recipe mini-reranker learns from. One seed decides everything; stopped, the same command goes on where
+it was.
 """
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from mgte_rag import EmbeddingModel
@@ -20,11 +21,15 @@ from mgte_training.finetune.run import run_recipe
 from mgte_training.finetune.run_folder import MODEL
 from mgte_training.mini.fusion import UNSEEN, choose_weights, judge, unseen_pairs
 from mgte_training.mini.package import write_heads, write_reranker
-from mgte_training.mini.pairs import PAIRS, write_pairs
+from mgte_training.mini.pairs import PAIRS, RERANKED, write_pairs
 from mgte_training.negatives import MiningOptions, mine
 
 # Among the 50 best; what scores within 5 % of the answer may be an answer too.
-_MINING = MiningOptions(rank_range=(0, 50), count=5, relative_margin=0.05, max_length=160)
+_NEGATIVES = MiningOptions(rank_range=(0, 50), count=5, relative_margin=0.05, max_length=160)
+# What a reranker is given: what the hybrid ranks best, be it above the answer.
+_CANDIDATES = MiningOptions(
+    rank_range=(0, 30), count=4, outputs=("dense", "sparse", "multi_vector"), scored=True, max_length=160
+)
 
 
 def main() -> None:
@@ -37,33 +42,41 @@ def main() -> None:
                         help="instead of both recipes': batches.scale=0.1")  # fmt: skip
     options = parser.parse_args()
     out: Path = options.out
-    counts = write_pairs(options.data, out, share=options.share)
-    mine_negatives(out)
+    counts = write_pairs(options.data, out, PAIRS, share=options.share)
+    with EmbeddingModel.load() as model:
+        mine_all(model, out, "mined", _NEGATIVES)
     recipes = [read_recipe(find_recipe(name), options.settings) for name in ("mini-heads", "mini-reranker")]
-    heads, reranker = (
-        _trained(recipe, out / name, out) for recipe, name in zip(recipes, ("heads", "reranker"), strict=True)
-    )
+    heads = _trained(recipes[0], out / "heads", out)
+    reranked = write_pairs(options.data, out / "candidates", RERANKED, share=options.share)
     with EmbeddingModel.load(str(heads)) as model:
         judged = {source: judge(model, unseen_pairs(options.data, source)) for source in UNSEEN}
-    weights, figures = choose_weights(judged)
+        weights, figures = choose_weights(judged)
+        own = {output: getattr(weights, output) for output in _CANDIDATES.outputs}
+        mine_all(model, out / "candidates", "scored", replace(_CANDIDATES, weights=own))
     write_heads(heads, weights, out / "package")
+    reranker = _trained(recipes[1], out / "reranker", out / "candidates")
     lora = recipes[1].model.lora
     assert lora is not None, "the recipe says so"
     write_reranker(reranker, lora.rank, out / "package" / "reranker")
-    made = {"seed": recipes[0].seed, "pairs": counts, "weights": asdict(weights), "unseen sources, nDCG@10": figures}
+    made = {
+        "seed": recipes[0].seed,
+        "pairs": counts,
+        "pairs of the reranker": reranked,
+        "weights": asdict(weights),
+        "unseen sources, nDCG@10": figures,
+    }
     (out / "package" / "recipe.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     _say(json.dumps(made, indent=2))
 
 
-def mine_negatives(folder: Path) -> None:
-    """Hard negatives of every source among its own documents, by the dense vectors."""
-    with EmbeddingModel.load() as model:
-        for source in PAIRS:
-            mined = folder / f"{source}.mined.jsonl"
-            if not mined.exists():
-                pairs = SourceData.read(Source(source, str(folder / f"{source}.jsonl")))
-                report = mine(model, pairs, None, mined, options=_MINING)
-                _say(f"{source}: {report.taken:,} negatives")
+def mine_all(model: EmbeddingModel, folder: Path, name: str, options: MiningOptions) -> None:
+    """Negatives of every source in the folder among its own documents, to ``<source>.<name>.jsonl``."""
+    for source in PAIRS:
+        mined = folder / f"{source}.{name}.jsonl"
+        if not mined.exists():
+            pairs = SourceData.read(Source(source, str(folder / f"{source}.jsonl")))
+            report = mine(model, pairs, None, mined, options=options)
+            _say(f"{source}: {report.taken:,} negatives")
 
 
 def _trained(recipe: Recipe, run: Path, data: Path) -> Path:

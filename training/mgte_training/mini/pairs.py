@@ -20,7 +20,18 @@ PAIRS: Mapping[str, int] = {
     "react-vue": 2_000,
     "tldr": 1_500,
 }
-"""Pairs taken of each source, at most."""
+"""Pairs that the heads are trained on, of each source at most."""
+
+RERANKED: Mapping[str, int] = {
+    "arxiv": 6_000,
+    SENTENCES: 3_000,
+    "medquad": 5_000,
+    "msdocs": 5_000,
+    "qamr": 14_000,
+    "react-vue": 2_000,
+    "tldr": 4_000,
+}
+"""Pairs that the reranker is trained on."""
 
 HELD_OUT = 0.05
 _FEWEST_SENTENCES = 4
@@ -30,7 +41,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 Pair = tuple[str, str]
 
 
-def write_pairs(data: Path, out: Path, *, share: float = 1.0, seed: int = 0) -> dict[str, int]:
+def write_pairs(
+    data: Path, out: Path, wanted: Mapping[str, int], *, share: float = 1.0, seed: int = 0
+) -> dict[str, int]:
     """Write ``<source>.jsonl``, trained on, and ``<source>.held-out.jsonl`` for every source.
 
     All pairs of a document are on one side. Documents that share eight words in a row with one of a retrieval set are
@@ -39,6 +52,7 @@ def write_pairs(data: Path, out: Path, *, share: float = 1.0, seed: int = 0) -> 
     Args:
         data: folder with pairs/*.jsonl.gz, and retrieval/*/corpus.jsonl.gz where there are sets to stay apart from.
         out: folder for the files; those that are there are kept.
+        wanted: pairs of each source, at most.
         share: of the pairs, for a quick try.
         seed: decides what is taken.
 
@@ -49,7 +63,7 @@ def write_pairs(data: Path, out: Path, *, share: float = 1.0, seed: int = 0) -> 
     out.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
     counts = {}
-    for source, count in PAIRS.items():
+    for source, count in wanted.items():
         pairs = choose_pairs(data / "pairs", source, round(count * share), seed=seed, evaluated=evaluated, taken=taken)
         held_out = [pair for pair in pairs if is_held_out(pair[1])]
         trained = [pair for pair in pairs if not is_held_out(pair[1])]

@@ -16,6 +16,7 @@ import torch
 
 from mgte_rag import ClosedError, EmbeddingModel, InputTypeError, InvalidOptionError, UnsupportedOutputError
 from mgte_rag.sharing import POOL
+from mgte_rag.types import Encodings
 
 HOSTILE = {
     "empty": "",
@@ -93,12 +94,21 @@ def test_the_token_budget_does_not_change_results(
 
 
 def test_sixteen_threads_get_what_one_thread_gets(mini_fp32: EmbeddingModel, real_texts: list[str]) -> None:
+    """Queries and documents in one batch too, whose terms count differently."""
     lists = [real_texts[i:160:16] for i in range(16)]
-    expected = [mini_fp32.encode_document(texts).dense for texts in lists]
+
+    def encode(number: int) -> Encodings:
+        called = mini_fp32.encode_query if number % 2 else mini_fp32.encode_document
+        return called(lists[number], outputs=("dense", "sparse"))
+
+    expected = [encode(number) for number in range(16)]
     with ThreadPoolExecutor(16) as threads:
-        results = list(threads.map(lambda texts: mini_fp32.encode_document(texts).dense, lists))
+        results = list(threads.map(encode, range(16)))
     for result, single in zip(results, expected, strict=True):
-        np.testing.assert_allclose(result, single, atol=1e-5)
+        np.testing.assert_allclose(result.dense, single.dense, atol=1e-5)
+        for pair in zip(result.sparse, single.sparse, strict=True):
+            own, other = (dict(zip(each.indices.tolist(), each.values.tolist(), strict=True)) for each in pair)
+            assert all(own.get(term, 0.0) == pytest.approx(other.get(term, 0.0), abs=1e-4) for term in own | other)
 
 
 async def test_async_methods_give_the_same_and_leave_the_event_loop_free(

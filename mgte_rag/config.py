@@ -197,7 +197,7 @@ class ModelConfig:
         query_prompt: text put before every query.
         document_prompt: text put before every document.
         sparse: whether there is a sparse head.
-        lexicon: whether the sparse head has a lexicon (nn/heads.py).
+        lexicon: whether the sparse head has a lexicon (nn/heads.py); queries and documents then count differently.
         multi_vector: the late-interaction head.
         classifier: the reranker's head.
         language_model: whether there is a masked language model's head, for training.

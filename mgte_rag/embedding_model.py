@@ -183,7 +183,8 @@ class EmbeddingModel:
             outputs: of ``self.outputs``, all of them made in one forward pass; None is the dense vector if the model
                 has one, else its first output. Terms of sparse vectors are token ids and keep their largest weight;
                 the script released with mGTE merges ids that decode to the same string, so its scores may differ
-                slightly where a text has both.
+                slightly where a text has both. Heads with a lexicon, as the embedded default's, have stems as
+                terms, which count as in BM25: queries and documents are weighted differently.
             dim: components of the dense vector, one of ``self.dims``; None is all of them.
             token_dim: components of each token's vector, one of ``self.token_dims``.
             prompt: put before every text; None is the role's own, "" is none. Its tokens enter neither sparse nor

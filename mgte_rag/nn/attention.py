@@ -91,15 +91,40 @@ def _has_fast_16_bit_attention(device_type: str) -> bool:
     return device_type != "cpu" or bool(torch.cpu._is_amx_tile_supported())
 
 
+def _is_slow_in_16_bits(rows: Tensor) -> bool:
+    """Whether attention on these would be in 16 bits, which autocast makes of any dtype, where fp32 is faster."""
+    kind = rows.device.type
+    in_16_bits = rows.dtype.itemsize == 2 or torch.is_autocast_enabled(kind)
+    return in_16_bits and not _has_fast_16_bit_attention(kind)
+
+
+def attend_where(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+    """The kernel of torch with a mask, in fp32 where 16 bits are slow.
+
+    Args:
+        query: [texts, heads, queries, head_dim].
+        key: [texts, heads, keys, head_dim].
+        value: as key.
+        seen: bool [texts, 1, queries, keys].
+
+    Returns:
+        [texts, heads, queries, head_dim] in the dtype of the query.
+    """
+    if _is_slow_in_16_bits(query):
+        with torch.autocast(query.device.type, enabled=False):
+            sides = (side.float() for side in (query, key, value))
+            return F.scaled_dot_product_attention(*sides, attn_mask=seen).to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+
+
 def _attend_by_length(qkv: Tensor, batch: PackedBatch, window: int | None) -> Tensor:
     """One kernel call per run of equally long texts, on views of the packed tensor: a mask only in local layers.
 
     torch's own kernel at every length: in bf16 plain matrix products were slower from 12 tokens on (with AMX).
     """
-    dtype = qkv.dtype
-    if dtype.itemsize == 2 and not _has_fast_16_bit_attention(qkv.device.type):
-        with torch.autocast(qkv.device.type, enabled=False):  # which would have 16 bits again
-            return _attend_by_length(qkv.float(), batch, window).to(dtype)
+    if _is_slow_in_16_bits(qkv):
+        with torch.autocast(qkv.device.type, enabled=False):
+            return _attend_by_length(qkv.float(), batch, window).to(qkv.dtype)
     heads_out = []
     for run, rows in zip(batch.runs, qkv.split([run.texts * run.length for run in batch.runs]), strict=True):
         grouped = rows.view(run.texts, run.length, *rows.shape[1:])  # [texts, length, 3, heads, head_dim]

@@ -11,7 +11,7 @@ from mgte_rag.config import Activation, Pooling
 from mgte_rag.nn.linear import Linear
 from mgte_rag.nn.packing import PackedBatch
 
-_ORDINARY_LENGTH = 100.0  # terms; BM25 takes the average of its collection, which a model does not know
+_ORDINARY_LENGTH = 100.0  # tokens; BM25 takes the average of its collection, which a model does not know
 
 
 def pool(hidden: Tensor, batch: PackedBatch, how: Pooling) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mgte_rag import EmbeddingModel, InvalidOptionError
 from mgte_rag.devices import choose_attention
 from mgte_rag.nn import attention
-from mgte_rag.nn.attention import SelfAttention, attend, use_attention
+from mgte_rag.nn.attention import SelfAttention, attend, attend_where, use_attention
 from mgte_rag.nn.packing import PackedBatch, pack
 
 CPU = torch.device("cpu")
@@ -111,26 +111,29 @@ def test_both_paths_equal_a_loop_over_tokens(
         torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_mixed_precision_does_not_bring_back_16_bit_attention_where_it_is_slow(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     """On processors without matrix tiles a training step took many times longer with it."""
     computed_in = []
     kernel = torch.nn.functional.scaled_dot_product_attention
 
-    def watched(*sides: Tensor) -> Tensor:
-        mixed = kernel(*sides)
+    def watched(*sides: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        mixed = kernel(*sides, attn_mask=attn_mask)
         computed_in.append(mixed.dtype)
         return mixed
 
     monkeypatch.setattr(attention, "_has_fast_16_bit_attention", lambda _: False)
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", watched)
-    qkv = random_qkv(12).bfloat16().requires_grad_()
+    qkv = random_qkv(12).to(dtype).requires_grad_()
+    sides = [side.transpose(0, 1)[None] for side in qkv.unbind(1)]  # [1, heads, tokens, head_dim]
     with torch.autocast("cpu", torch.bfloat16):
         mixed = attend(qkv, batch_of([9, 3]))
-    assert computed_in == [torch.float32] * 2
-    assert mixed.dtype == torch.bfloat16
-    mixed.float().sum().backward()
+        masked = attend_where(*sides, torch.ones(1, 1, 12, 12, dtype=torch.bool))
+    assert computed_in == [torch.float32] * 3
+    assert mixed.dtype == masked.dtype == dtype
+    (mixed.float().sum() + masked.float().sum()).backward()
     assert qkv.grad is not None
 
 

@@ -81,13 +81,16 @@ def test_html_headings_are_read_and_scripts_and_navigation_are_not() -> None:
 
 def test_a_page_that_is_a_form_keeps_its_text_and_loses_its_controls() -> None:
     text = """<form action="/"><h1>Cats</h1><select><option>Dogs<option>Birds</select><p>They eat.
-    <textarea>your text</textarea><button>Send</button><input value="x"></form>"""
-    assert outline_html(text) == Outline("Cats", (Section("", "They eat."),))
+    <textarea>your text</textarea><input value="x"><h2><button>Food</button></h2>Meat</form>"""
+    assert outline_html(text) == Outline("Cats", (Section("", "They eat."), Section("Food", "Meat")))
 
 
 def test_broken_html_loses_no_text() -> None:
     outline = outline_html("<h2>Never closed<p>text</h2></div><h3>Next</h3>more <unknown>words")
     assert "text" in outline.title + "".join(section.heading + section.text for section in outline.sections)
+    assert outline_html("<p>a<select><option>x</p><h2>H</h2>kept") == Outline(
+        "H", (Section("", "a"), Section("", "kept"))
+    )
     assert outline.sections[-1] == Section("Next", "more\nwords")
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ import torch
 from mgte_rag import EmbeddingModel, InvalidOptionError
 from mgte_rag.nn.heads import SparseHead
 from mgte_training.finetune.lexicon import LexiconChoice, first_lexicon
+from mgte_training.finetune.objective import HeadLoss, Objective
+from mgte_training.finetune.representations import joined
+from mgte_training.finetune.steps import Lengths, ModelSteps
 from mgte_training.finetune.trainable import NewHeads, TrainableModel
+from mgte_training.finetune.trainer import ModelTrainer
 
 
 @pytest.fixture
@@ -123,3 +128,38 @@ def test_a_trained_lexicon_is_saved_and_inference_gives_the_same_vectors(
         np.testing.assert_array_equal(vector.indices, terms.ids.numpy())
         np.testing.assert_allclose(vector.values, terms.weights.detach().numpy(), atol=1e-6)
     assert not np.allclose(document.values, query.values)
+
+
+def test_in_a_step_queries_count_as_queries_and_documents_as_documents(
+    tiny_bert: Path, texts: str, plan: Callable[..., Any], make_batch: Callable[..., Any]
+) -> None:
+    lexicon = LexiconChoice(texts=(texts,), language="english")
+    model = TrainableModel.open(tiny_bert, new_heads=NewHeads(sparse=True, lexicon=lexicon)).wanting(("sparse",)).eval()
+    batch = make_batch(5, 3, sub_batch=2)
+    step = ModelSteps(plan(batch), model, Lengths())[0]
+    assert len(step.parts) == 3
+    for number, (part, queries) in enumerate(zip(step.parts, step.queries, strict=True)):
+        here = slice(2 * number, 2 * number + queries)
+        own = [("query", batch.queries[here]), ("document", [text for group in batch.groups[here] for text in group])]
+        alone = joined([model(model.read(some, role, prompt=None, max_length=None)) for role, some in own])
+        together = model(part)
+        assert torch.equal(together.ids, alone.ids)
+        torch.testing.assert_close(together.weights, alone.weights)
+
+
+def test_a_lexicon_in_parts_has_the_gradient_of_the_whole_batch(
+    tiny_bert: Path, texts: str, plan: Callable[..., Any], make_batch: Callable[..., Any], arguments: Callable[..., Any]
+) -> None:
+    ends = []
+    for sub_batch in (64, 2):
+        lexicon = LexiconChoice(texts=(texts,), language="english")
+        model = TrainableModel.open(tiny_bert, new_heads=NewHeads(sparse=True, lexicon=lexicon))
+        args = arguments(optim="sgd", learning_rate=0.1, max_grad_norm=0.0)
+        objective = Objective(heads={"sparse": HeadLoss(temperature=0.1)})
+        ModelTrainer(model, args, plan(make_batch(5, 3, sub_batch=sub_batch)), objective).train()
+        assert model.model.sparse is not None
+        ends.append({name: value.detach().clone() for name, value in model.model.sparse.named_parameters()})
+    assert ends[0]["lexicon.log_k1"].item() != pytest.approx(np.log(1.2), abs=1e-6)
+    assert ends[0]["lexicon.logit_b"].item() != pytest.approx(np.log(3.0), abs=1e-6)
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], atol=1e-6, rtol=1e-5)

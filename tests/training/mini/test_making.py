@@ -147,7 +147,7 @@ def test_the_reranker_learns_from_candidates_that_the_new_heads_rank(made: Path)
 def test_a_second_call_does_nothing_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(making, "run_recipe", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(making, "mine", lambda *_, **__: pytest.fail("mined again"))
-    making.mine_all(EmbeddingModel.load(), made, "mined", making._NEGATIVES)
+    making.mine_all(EmbeddingModel.load(), made, pairs.PAIRS, "mined", making._NEGATIVES)
     assert making._trained(read_recipe(find_recipe("mini-heads")), made / "heads", made) == made / "heads/model"
 
 

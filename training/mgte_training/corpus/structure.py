@@ -140,7 +140,8 @@ class _HTMLReader(HTMLParser):
     """Collects headings and the text under them."""
 
     _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-    _SKIPPED = frozenset("script style nav footer aside template noscript svg select textarea button".split())
+    _CHOICES = frozenset("select option optgroup".split())
+    _SKIPPED = frozenset("script style nav footer aside template noscript svg select textarea".split())
     _INLINE = frozenset("a abbr b bdi bdo cite code em i kbd mark q s samp small span strong sub sup u var wbr".split())
 
     def __init__(self) -> None:
@@ -151,6 +152,8 @@ class _HTMLReader(HTMLParser):
         self._skipped: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._skipped[-1:] == ["select"] and tag not in self._CHOICES:  # which is never closed
+            self._skipped.pop()
         if tag in self._SKIPPED:
             self._skipped.append(tag)
         elif self._skipped:

@@ -27,7 +27,8 @@ class LexiconChoice:
         texts: files of examples in whose positives the terms are counted.
         language: a Snowball stemmer's language: whole words of one stem become one term. None: every token is a term.
         scale: a term begins with so much times the square root of its inverse document frequency, ln(documents /
-            documents with the term): query and document together then have the frequency itself, as in BM25.
+            documents with the term): query and document together then have the frequency itself times scale squared,
+            as in BM25.
     """
 
     texts: tuple[str, ...]

@@ -11,6 +11,7 @@ it was.
 
 import argparse
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def main() -> None:
     out: Path = options.out
     counts = write_pairs(options.data, out, PAIRS, share=options.share)
     with EmbeddingModel.load() as model:
-        mine_all(model, out, "mined", _NEGATIVES)
+        mine_all(model, out, PAIRS, "mined", _NEGATIVES)
     recipes = [read_recipe(find_recipe(name), options.settings) for name in ("mini-heads", "mini-reranker")]
     heads = _trained(recipes[0], out / "heads", out)
     reranked = write_pairs(options.data, out / "candidates", RERANKED, share=options.share)
@@ -52,7 +53,7 @@ def main() -> None:
         judged = {source: judge(model, unseen_pairs(options.data, source)) for source in UNSEEN}
         weights, figures = choose_weights(judged)
         own = {output: getattr(weights, output) for output in _CANDIDATES.outputs}
-        mine_all(model, out / "candidates", "scored", replace(_CANDIDATES, weights=own))
+        mine_all(model, out / "candidates", RERANKED, "scored", replace(_CANDIDATES, weights=own))
     write_heads(heads, weights, out / "package")
     reranker = _trained(recipes[1], out / "reranker", out / "candidates")
     lora = recipes[1].model.lora
@@ -69,9 +70,9 @@ def main() -> None:
     _say(json.dumps(made, indent=2))
 
 
-def mine_all(model: EmbeddingModel, folder: Path, name: str, options: MiningOptions) -> None:
+def mine_all(model: EmbeddingModel, folder: Path, sources: Iterable[str], name: str, options: MiningOptions) -> None:
     """Negatives of every source in the folder among its own documents, to ``<source>.<name>.jsonl``."""
-    for source in PAIRS:
+    for source in sources:
         mined = folder / f"{source}.{name}.jsonl"
         if not mined.exists():
             pairs = SourceData.read(Source(source, str(folder / f"{source}.jsonl")))

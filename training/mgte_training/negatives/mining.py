@@ -65,7 +65,8 @@ def mine(
         examples: a list, or ``SourceData``.
         corpus: documents to search; texts that are repeated count once. None is the examples' positives.
         output: a new .jsonl file; examples in their order as n-tuples ``{query, positives, negatives, label}``, those
-            without negatives too. The report stands beside it in ``<output>.report.json``.
+            without negatives too, with ``positive_scores`` and ``negative_scores`` of the model (not of the reranker)
+            where the options say scored. The report stands beside it in ``<output>.report.json``.
         options: what counts as a hard negative; None is the defaults.
         reranker: for ``max_relevance`` and ``reranker_margin``.
         show_progress: draw progress bars on standard error.

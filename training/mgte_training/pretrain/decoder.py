@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgte_rag.config import EncoderConfig
+from mgte_rag.nn.attention import attend_where
 from mgte_rag.nn.encoder import Encoder, EncoderLayer
 from mgte_rag.nn.packing import PackedBatch
 from mgte_rag.nn.rotary import rotate, rotation
@@ -71,7 +72,7 @@ class Decoder(nn.Module):
                 side[run.tokens].unflatten(0, (run.texts, run.length)).transpose(1, 2) for side in (query, key, value)
             ]  # each [texts, heads, length, head_dim]
             seen = torch.stack(list(visible[text : text + run.texts]))[:, None]
-            found = F.scaled_dot_product_attention(grouped[0][:, :, 1:-1], grouped[1], grouped[2], attn_mask=seen)
+            found = attend_where(grouped[0][:, :, 1:-1], grouped[1], grouped[2], seen)
             mixed.append(found.transpose(1, 2).flatten(2).flatten(0, 1))
             streams.append(stream[run.tokens].unflatten(0, (run.texts, run.length))[:, 1:-1].flatten(0, 1))
             text += run.texts

@@ -58,9 +58,10 @@ def weighted(weights: Mapping[str, float]) -> Fusion:
     A document that one of the rankings does not reach has score 0 in it.
 
     Args:
-        weights: by "dense", "sparse" and "late_interaction"; one not named is 0. The last counts where late
-            interaction is what ranks, beside the other two, as the mean over the query's tokens; without it late
-            interaction ranks alone what they have found.
+        weights: by "dense", "sparse", "late_interaction" and "rerank"; one not named is 0. Late interaction's counts
+            where it is what ranks, beside the other two, as the mean over the query's tokens; without it late
+            interaction ranks alone what they have found. The last is a factor on the raw score of a reranker, which is
+            then added to the score that it was given, whatever that was made of; without it the reranker ranks alone.
     """
     if not weights:
         raise InvalidOptionError("weighted needs weights such as {'dense': 1, 'sparse': 0.1}")
@@ -109,7 +110,7 @@ def fusion_of(given: Fusion | str | None, model: object) -> Fusion:
 
 
 def _checked(weights: Mapping[str, float], *, above_zero: bool) -> dict[str, float]:
-    allowed = {"dense", "sparse"} if above_zero else {"dense", "sparse", "late_interaction"}
+    allowed = {"dense", "sparse"} if above_zero else {"dense", "sparse", "late_interaction", "rerank"}
     unknown = sorted(weights.keys() - allowed)
     if unknown:
         raise InvalidOptionError(f"weights name {', '.join(unknown)}; what is fused is {', '.join(sorted(allowed))}")

@@ -132,8 +132,9 @@ def _ordered(found: Sequence[Found], search: Search) -> list[Found]:
 
 
 def _reranked(queries: Sequence[Query], hits: Sequence[list[Hit]], search: Search) -> list[list[Hit]]:
-    """The best hits of every query, scored by a cross-encoder in one call."""
+    """The best hits of every query, scored by a cross-encoder in one call, alone or beside what found them."""
     assert search.rerank is not None
+    weight = search.fusion.weights.get("rerank", 0.0)
     least = search.thresholds.get("rerank")
     wanted = max(search.rerank_candidates, search.offset + search.limit)
     kept = [each if search.group_by_parent else each[:wanted] for each in hits]
@@ -141,7 +142,11 @@ def _reranked(queries: Sequence[Query], hits: Sequence[list[Hit]], search: Searc
     scores = iter(_scored(search.rerank, pairs))
     results = []
     for each in kept:
-        scored = [replace(hit, score=(score := next(scores)), scores={"rerank": score}) for hit in each]
+        judged = zip(each, scores, strict=False)  # the next of all scores
+        scored = [
+            replace(hit, score=hit.score + weight * score if weight else score, scores={"rerank": score})
+            for hit, score in judged
+        ]
         scored = [hit for hit in scored if least is None or hit.score >= least]
         results.append(sorted(scored, key=lambda hit: (-hit.score, hit.id, hit.chunk_no)))
     return results
@@ -168,7 +173,7 @@ def _with_relevance(hits: Sequence[Hit], query: Query, search: Search) -> list[H
     """The hits with their scores as 0 to 1, where these mean something by themselves."""
     scores = [hit.score for hit in hits]
     if search.rerank is not None:
-        relevances = relevance.of_logits(scores)
+        relevances = relevance.of_logits([hit.scores["rerank"] for hit in hits])
     elif search.last == "late_interaction":
         relevances = relevance.of_max_sim(scores, len(query.vectors.get(MULTI_VECTOR, ())))
     elif search.last == "dense":

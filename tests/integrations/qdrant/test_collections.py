@@ -572,6 +572,32 @@ def test_a_cross_encoder_orders_the_best_and_batches_equal_single_searches(
         collection.search_batch("a file")
 
 
+@pytest.mark.parametrize("mode", ["dense", "hybrid", "late_interaction"])
+def test_a_reranker_with_a_weight_counts_beside_the_score_it_was_given(
+    open_collection: OpenCollection, docs: list[dict[str, Any]], mode: str
+) -> None:
+    collection = open_collection()
+    collection.upsert(docs)
+    weights = {"dense": 1.0, "sparse": 0.1, "late_interaction": 0.5}
+    given = collection.search("a file", mode=mode, limit=20, fusion=weighted(weights))
+    hits = collection.search(
+        "a file",
+        mode=mode,
+        limit=5,
+        fusion=weighted(weights | {"rerank": 0.001}),
+        rerank=LengthReranker(),
+        rerank_candidates=20,
+        score_threshold={"rerank": -3.0},
+        all_scores=True,
+    )
+    expected = sorted(given, key=lambda hit: (0.001 * len(hit.text) - hit.score, hit.id, hit.chunk_no))[:5]
+    assert [hit.chunk_id for hit in hits] == [hit.chunk_id for hit in expected]
+    for hit, before in zip(hits, expected, strict=True):
+        assert hit.score == pytest.approx(before.score - 0.001 * len(hit.text), abs=1e-5)
+        assert hit.scores["rerank"] == -len(hit.text)
+        assert hit.relevance == pytest.approx(1 / (1 + math.exp(min(len(hit.text), 700))))
+
+
 def _row(encoded: Encodings, row: int) -> Encodings:
     """One of several encoded queries; encoding it alone would differ in bf16's last digit."""
     return Encodings(

@@ -5,8 +5,9 @@
 
 nDCG@10 with binary relevance; a query's documents are ranked by raw score, ties by their place in the corpus. Beside
 the model stands BM25 (bm25s, stemmed English) and its rank fusion with the dense vectors; "hybrid" adds late
-interaction to "dense + sparse", with the weights the model was published with, and "reranked" is its best 20 by a
-cross-encoder. With ``--fusions`` by what a collection's search returns, for dense, sparse, and each way to fuse them.
+interaction to "dense + sparse", with the weights the model was published with. "reranked" is the hybrid's best 20 by a
+cross-encoder alone, "hybrid + reranker" by both, the cross-encoder's score times --rerank-weight. With ``--fusions``
+by what a collection's search returns, for dense, sparse, and each way to fuse them.
 """
 
 import argparse
@@ -43,13 +44,18 @@ def main() -> None:
     parser.add_argument("--model", default=None, help="hub id or folder (default: the embedded default)")
     parser.add_argument("--fusions", action="store_true", help="compare the ways to fuse dense and sparse instead")
     parser.add_argument("--reranker", default=None, help="hub id or folder, or mini: also rerank the hybrid's best")
+    parser.add_argument("--rerank-weight", type=float, default=0.05, help="factor on its scores beside the hybrid's")
     options = parser.parse_args()
     rows: list[dict[str, float]] = []
     with ExitStack() as opened:
         model = opened.enter_context(EmbeddingModel.load(options.model))
         reranker = opened.enter_context(Reranker.load(options.reranker)) if options.reranker else None
         for folder in options.folders:
-            rows.append(evaluate_fusions(model, folder) if options.fusions else evaluate(model, folder, reranker))
+            rows.append(
+                evaluate_fusions(model, folder)
+                if options.fusions
+                else evaluate(model, folder, reranker, options.rerank_weight)
+            )
             show(folder.name, rows[-1])
     show("mean", {name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
 
@@ -59,7 +65,7 @@ def show(name: str, figures: dict[str, float]) -> None:
     print(f"{name:16}" + "   ".join(f"{name} {value:.3f}" for name, value in figures.items()), flush=True)
 
 
-def evaluate(model: EmbeddingModel, folder: Path, reranker: Reranker | None) -> dict[str, float]:
+def evaluate(model: EmbeddingModel, folder: Path, reranker: Reranker | None, weight: float) -> dict[str, float]:
     """nDCG@10 by output, and of the hybrid score with the model's own weights, with and without late interaction."""
     texts, questions, judged = read_folder(folder)
     found = model.encode_document(texts, outputs=model.outputs)
@@ -76,11 +82,11 @@ def evaluate(model: EmbeddingModel, folder: Path, reranker: Reranker | None) -> 
     figures = {name: ndcg_at_10(np.argsort(-matrix, kind="stable"), judged) for name, matrix in matrices.items()}
     if reranker is not None:
         best = np.argsort(-scores.hybrid, kind="stable")[:, :_RERANKED]
-        rankings = [
-            [int(places[ranked.index]) for ranked in reranker.rank(question, [texts[place] for place in places])]
-            for question, places in zip(questions, best, strict=True)
-        ]
-        figures["reranked"] = ndcg_at_10(rankings, judged)
+        pairs = [(question, texts[place]) for question, places in zip(questions, best, strict=True) for place in places]
+        read = np.asarray(reranker.score(pairs)).reshape(best.shape)
+        beside = np.take_along_axis(scores.hybrid, best, 1) + weight * read
+        for name, values in (("reranked", read), ("hybrid + reranker", beside)):
+            figures[name] = ndcg_at_10(np.take_along_axis(best, np.argsort(-values, kind="stable"), 1), judged)
     return figures
 
 

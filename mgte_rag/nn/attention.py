@@ -112,8 +112,7 @@ def attend_where(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Ten
     """
     if _is_slow_in_16_bits(query):
         with torch.autocast(query.device.type, enabled=False):
-            sides = (side.float() for side in (query, key, value))
-            return F.scaled_dot_product_attention(*sides, attn_mask=seen).to(query.dtype)
+            return attend_where(query.float(), key.float(), value.float(), seen).to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
 
 

@@ -16,7 +16,6 @@ from mgte_rag import (
     InvalidOptionError,
     RankedDocument,
     Reranker,
-    UnknownModelError,
     UnsupportedOutputError,
 )
 
@@ -124,12 +123,6 @@ def test_something_that_is_no_pair_of_strings_is_an_error(reranker: Reranker, pa
 def test_a_max_length_the_model_does_not_have_is_an_error(reranker: Reranker, max_length: Any) -> None:
     with pytest.raises(InvalidOptionError, match="reads 6 to 512"):
         reranker.score([("a", "b")], max_length=max_length)
-
-
-@pytest.mark.parametrize("name", [None, "mini", "mini-reranker"])
-def test_without_a_name_there_is_no_reranker_yet(name: str | None) -> None:
-    with pytest.raises(UnknownModelError, match=r"no reranker yet; give a hub id"):
-        Reranker.load(name)
 
 
 def test_an_embedding_model_is_no_reranker_and_the_other_way_round(published: Callable[[str], Any]) -> None:

@@ -16,7 +16,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from pydantic import PrivateAttr, ValidationError
 
 from llama_index_mgte import MGTELateInteractionReranker, MGTEReranker
-from mgte_rag import EmbeddingModel, InvalidOptionError, Reranker, UnknownModelError
+from mgte_rag import EmbeddingModel, InvalidOptionError, Reranker
 from mgte_rag.sharing import POOL
 
 QUESTION = "the cat sat on the mat"
@@ -172,6 +172,9 @@ def test_late_interaction_encodes_query_and_nodes_in_one_pass_each(mini: Embeddi
     assert mini.forwards == before + 2
 
 
-def test_the_embedded_default_says_that_it_has_no_reranker_yet() -> None:
-    with pytest.raises(UnknownModelError, match="no reranker yet"):
-        MGTEReranker().postprocess_nodes(given(), query_str=QUESTION)
+def test_without_a_model_the_embedded_defaults_reranker_scores() -> None:
+    found = MGTEReranker(raw_scores=True).postprocess_nodes(given(), query_str=QUESTION)
+    texts = [node.node.get_content() for node in found]
+    with Reranker.load() as reranker:
+        expected = reranker.score([(QUESTION, text) for text in texts])
+    assert [node.score for node in found] == pytest.approx(expected.tolist(), abs=2e-2)

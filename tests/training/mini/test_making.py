@@ -205,6 +205,25 @@ def test_the_chosen_weights_are_the_best_of_those_tried() -> None:
     assert figures["one"]["dense"] < 1.0
 
 
+class Words:
+    """A reranker that scores by the number of a text's words."""
+
+    def score(self, pairs: list[tuple[str, str]]) -> np.ndarray:
+        return np.array([len(document.split()) for _, document in pairs], dtype=np.float32)
+
+
+def test_what_a_reranker_counts_beside_the_hybrid_is_tried_on_its_best_documents() -> None:
+    pairs = [("one", "a b c"), ("two", "a"), ("three", "a b")]
+    dense = np.array([[0.9, 1.0, 0.0], [0.0, 1.0, 0.9], [0.0, 0.0, 0.2]], dtype=np.float32)
+    judged = Judged({"dense": dense}, own=[0, 1, 2])
+    found = fusion.judge_reranked(judged, HybridWeights(dense=1.0, sparse=0.0, multi_vector=0.0), Words(), pairs)
+    second = 1 / np.log2(3)
+    assert found[0.0] == pytest.approx((second + 1 + 1) / 3)
+    assert found[0.07] == pytest.approx(1.0)  # 0.9 + 0.21 after 1.0 + 0.07; the others stay
+    assert found[2.0] == pytest.approx((1 + 0.5 + second) / 3)
+    assert fusion.best_factor({"one": found, "other": found}) == 0.07
+
+
 def test_two_factors_of_its_rank_give_a_matrix_back() -> None:
     generator = torch.Generator().manual_seed(0)
     change = torch.randn(12, 3, generator=generator) @ torch.randn(3, 8, generator=generator)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from mgte_cli.stdlib_docs import DocEntry
-from mgte_rag import CheckpointError, EmbeddingModel
+from mgte_rag import CheckpointError, EmbeddingModel, Reranker
 from mgte_rag.checkpoints import added_heads, find_model, load_checkpoint, source
 
 
@@ -42,6 +42,19 @@ def test_the_dense_output_is_untouched_by_the_heads(mini_fp32: EmbeddingModel) -
         together = mini_fp32.encode_document(texts, outputs=mini_fp32.outputs).dense
         np.testing.assert_array_equal(alone, together)
         np.testing.assert_allclose(alone, without_heads.encode_document(texts).dense, atol=1e-6)
+
+
+def test_the_reranker_finds_the_answer_among_others(stdlib_docs: list[DocEntry]) -> None:
+    firsts, rests = first_lines_and_rests(stdlib_docs)
+    with Reranker.load() as reranker:
+        best = [reranker.rank(first, rests[:20], top_k=1)[0].index for first in firsts[:10]]
+    assert np.mean(np.array(best) == np.arange(10)) >= 0.6  # by chance 1 in 20
+
+
+def test_mini_is_the_rerankers_name_too() -> None:
+    with Reranker.load() as nameless, Reranker.load("mini") as named, Reranker.load("mini-reranker") as itself:
+        assert nameless.identity == named.identity == itself.identity
+        assert nameless.identity.name == "mini-reranker"
 
 
 def test_everything_that_ships_is_under_8_mb() -> None:

@@ -1,1 +1,1 @@
-"""How the embedded default's heads, and a reranker for it, are made, from open pairs to what ships with the package."""
+"""How the embedded default's heads and its reranker are made, from open pairs to what ships with the package."""

@@ -1,7 +1,7 @@
 """The embedded default's heads and reranker, from open pairs to the files in the package.
 
     python -m mgte_training.mini --data "$MGTE_DATA" --out build
-    cp build/package/*.* mgte_rag/mini/
+    cp -r build/package/* mgte_rag/mini/
 
 Pairs are chosen, negatives mined with the dense vectors, and the recipe mini-heads runs on them; the weights of the
 hybrid score come from sources that nothing was trained on. With the new heads each question's candidates are found and
@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mgte_rag import EmbeddingModel
+from mgte_rag import EmbeddingModel, Reranker
 from mgte_training.data import Source, SourceData
 from mgte_training.finetune.recipe import Recipe, find_recipe, read_recipe
 from mgte_training.finetune.run import run_recipe
 from mgte_training.finetune.run_folder import MODEL
-from mgte_training.mini.fusion import UNSEEN, choose_weights, judge, unseen_pairs
+from mgte_training.mini.fusion import UNSEEN, best_factor, choose_weights, judge, judge_reranked, unseen_pairs
 from mgte_training.mini.package import write_heads, write_reranker
 from mgte_training.mini.pairs import PAIRS, RERANKED, write_pairs
 from mgte_training.negatives import MiningOptions, mine
@@ -59,12 +59,19 @@ def main() -> None:
     lora = recipes[1].model.lora
     assert lora is not None, "the recipe says so"
     write_reranker(reranker, lora.rank, out / "package" / "reranker")
+    with Reranker.load(str(reranker)) as cross_encoder:
+        beside = {
+            source: judge_reranked(each, weights, cross_encoder, unseen_pairs(options.data, source))
+            for source, each in judged.items()
+        }
     made = {
         "seed": recipes[0].seed,
         "pairs": counts,
         "pairs of the reranker": reranked,
         "weights": asdict(weights),
         "unseen sources, nDCG@10": figures,
+        "weight of the reranker": best_factor(beside),
+        "unseen sources, nDCG@10 by that weight": beside,
     }
     (out / "package" / "recipe.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     _say(json.dumps(made, indent=2))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mgte_rag import EmbeddingModel
+from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.config import HybridWeights
-from mgte_rag.types import Floats, Output
+from mgte_rag.types import Floats
 from mgte_training.mini.pairs import Pair
 
 UNSEEN = ("eips", "nqg-test", "selqa-dev")
@@ -20,6 +20,8 @@ UNSEEN = ("eips", "nqg-test", "selqa-dev")
 
 _PAIRS = 1_000  # of each source, at most
 _CUTOFF = 10
+_RERANKED = 300  # questions of each source that a reranker answers
+_DEPTH = 20  # documents of each
 _TRIED = (0.0, 0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 
 
@@ -28,14 +30,14 @@ class Judged:
     """Scores of questions with documents.
 
     Attributes:
-        scores: fp32 [questions, documents] by output.
+        scores: fp32 [questions, documents] by what they are of.
         own: the document that answers each question.
     """
 
-    scores: Mapping[Output, Floats]
+    scores: Mapping[str, Floats]
     own: list[int]
 
-    def ndcg(self, weights: Mapping[Output, float]) -> float:
+    def ndcg(self, weights: Mapping[str, float]) -> float:
         """nDCG@10 of the weighted sum, one answer to each question, ties counted against it."""
         total = np.sum([factor * self.scores[output] for output, factor in weights.items()], axis=0)
         ranks = (total >= total[np.arange(len(self.own)), self.own][:, None]).sum(1)
@@ -59,18 +61,45 @@ def judge(model: EmbeddingModel, pairs: list[Pair]) -> Judged:
     return Judged({output: getattr(scores, output) for output in model.outputs}, own)
 
 
+def judge_reranked(judged: Judged, weights: HybridWeights, reranker: Reranker, pairs: list[Pair]) -> dict[float, float]:
+    """nDCG@10 of some questions' best documents by the hybrid score and so much of a reranker's, by that factor.
+
+    Args:
+        judged: the questions' scores.
+        weights: of the hybrid score.
+        reranker: reads the best documents.
+        pairs: the questions, and the documents as they were first met.
+    """
+    documents = list(dict.fromkeys(document for _, document in pairs))
+    hybrid = np.sum([getattr(weights, output) * judged.scores[output] for output in judged.scores], axis=0)[:_RERANKED]
+    best = np.argsort(-hybrid, axis=1, kind="stable")[:, :_DEPTH]
+    asked = [(pairs[row][0], documents[place]) for row, places in enumerate(best) for place in places]
+    read = np.asarray(reranker.score(asked)).reshape(best.shape)
+    found = {}
+    for factor in _TRIED:
+        total = np.full_like(hybrid, -np.inf)
+        np.put_along_axis(total, best, np.take_along_axis(hybrid, best, 1) + factor * read, 1)
+        found[factor] = Judged({"reranked": total}, judged.own[: len(total)]).ndcg({"reranked": 1.0})
+    return found
+
+
+def best_factor(found: Mapping[str, Mapping[float, float]]) -> float:
+    """The factor of ``judge_reranked`` that is best on average over the sources."""
+    return max(_TRIED, key=lambda factor: float(np.mean([each[factor] for each in found.values()])))
+
+
 def choose_weights(judged: Mapping[str, Judged]) -> tuple[HybridWeights, dict[str, dict[str, float]]]:
     """The factors beside the dense score that are best on average, and all figures by source.
 
     First the sparse factor, without late interaction; then, with it, that of late interaction.
     """
 
-    def mean(weights: Mapping[Output, float]) -> float:
+    def mean(weights: Mapping[str, float]) -> float:
         return float(np.mean([each.ndcg(weights) for each in judged.values()]))
 
     sparse = max(_TRIED, key=lambda factor: mean({"dense": 1.0, "sparse": factor}))
     late = max(_TRIED, key=lambda factor: mean({"dense": 1.0, "sparse": sparse, "multi_vector": factor}))
-    compared: dict[str, Mapping[Output, float]] = {
+    compared: dict[str, Mapping[str, float]] = {
         "dense": {"dense": 1.0},
         "sparse": {"sparse": 1.0},
         "late interaction": {"multi_vector": 1.0},

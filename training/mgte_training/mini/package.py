@@ -13,8 +13,7 @@ from mgte_rag.checkpoints import find_model, load_checkpoint
 from mgte_rag.checkpoints.added_heads import CONFIG, DOWN, UP, WEIGHTS
 from mgte_rag.config import HybridWeights
 
-# Tokens of a pair that the reranker reads: a passage of the 256 that the model reads, and its question.
-_PAIR_LENGTH = 384
+_PAIR_LENGTH = 256  # tokens of a pair that the reranker reads: what the published model was trained on
 
 
 def write_heads(model: Path, weights: HybridWeights, folder: Path) -> None:

@@ -174,7 +174,7 @@ def test_late_interaction_encodes_query_and_nodes_in_one_pass_each(mini: Embeddi
 
 def test_without_a_model_the_embedded_defaults_reranker_scores() -> None:
     found = MGTEReranker(raw_scores=True).postprocess_nodes(given(), query_str=QUESTION)
-    texts = [node.node.get_content() for node in found]
+    texts = [node.node.get_content(MetadataMode.EMBED) for node in found]
     with Reranker.load() as reranker:
         expected = reranker.score([(QUESTION, text) for text in texts])
     assert [node.score for node in found] == pytest.approx(expected.tolist(), abs=2e-2)

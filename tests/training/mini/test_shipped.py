@@ -45,10 +45,10 @@ def test_the_dense_output_is_untouched_by_the_heads(mini_fp32: EmbeddingModel) -
 
 
 def test_the_reranker_finds_the_answer_among_others(stdlib_docs: list[DocEntry]) -> None:
-    firsts, rests = first_lines_and_rests(stdlib_docs)
+    firsts, rests = (each[::10] for each in first_lines_and_rests(stdlib_docs))  # of different modules
     with Reranker.load() as reranker:
-        best = [reranker.rank(first, rests[:20], top_k=1)[0].index for first in firsts[:10]]
-    assert np.mean(np.array(best) == np.arange(10)) >= 0.6  # by chance 1 in 20
+        best = [reranker.rank(first, rests, top_k=1)[0].index for first in firsts]
+    assert np.mean(np.array(best) == np.arange(20)) >= 0.5  # by chance 1 in 20
 
 
 def test_mini_is_the_rerankers_name_too() -> None:

@@ -12,7 +12,7 @@ from langchain_core.documents import Document
 from pydantic import ValidationError
 
 from langchain_mgte import MGTECrossEncoder, MGTELateInteractionReranker, MGTEReranker
-from mgte_rag import CheckpointError, EmbeddingModel, InputTypeError, InvalidOptionError, Reranker, UnknownModelError
+from mgte_rag import CheckpointError, EmbeddingModel, InputTypeError, InvalidOptionError, Reranker
 
 
 @pytest.fixture(params=["cross-encoder", "late interaction"])
@@ -112,9 +112,11 @@ def test_a_cross_encoder_gives_raw_logits_as_python_floats(sentences: list[Docum
         MGTECrossEncoder(model=reranker_folder, max_length=1000).score(pairs)
 
 
-def test_the_embedded_default_has_no_cross_encoder_yet_and_says_so(sentences: list[Document]) -> None:
-    with pytest.raises(UnknownModelError, match="give a hub id or a folder"):
-        MGTEReranker().compress_documents(sentences, "the cat")
+def test_without_a_model_the_embedded_defaults_reranker_orders(sentences: list[Document]) -> None:
+    found = MGTEReranker(top_n=2).compress_documents(sentences, "the cat")
+    with Reranker.load() as reranker:
+        expected = reranker.rank("the cat", [document.page_content for document in sentences], top_k=2)
+    assert [document.page_content for document in found] == [sentences[each.index].page_content for each in expected]
 
 
 def test_a_cross_encoder_with_two_labels_is_refused_and_not_ranked_by_one_of_them(

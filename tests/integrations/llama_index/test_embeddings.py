@@ -31,20 +31,21 @@ def test_dense_embeddings_are_the_models_own_vectors(mini: EmbeddingModel) -> No
 async def test_sparse_embeddings_are_the_models_own_terms_by_every_method(mini_fp32: EmbeddingModel) -> None:
     sparse = MGTESparseEmbedding(dtype="float32")
     assert isinstance(sparse, BaseSparseEmbedding)
-    (expected,) = mini_fp32.encode_document(TEXTS[0], outputs=("sparse",)).sparse
-    ours = dict(zip(expected.indices.tolist(), expected.values.tolist(), strict=True))
-    for made in (
-        sparse.get_text_embedding(TEXTS[0]),
-        sparse.get_text_embedding_batch(TEXTS)[0],
-        await sparse.aget_text_embedding(TEXTS[0]),
-        (await sparse.aget_text_embedding_batch(TEXTS))[0],
-        sparse.get_query_embedding(TEXTS[0]),  # this model encodes queries as documents
-        await sparse.aget_query_embedding(TEXTS[0]),
+    encoded = [encode(TEXTS[0], outputs=("sparse",)) for encode in (mini_fp32.encode_document, mini_fp32.encode_query)]
+    vectors = [each.sparse[0] for each in encoded if each.sparse is not None]
+    document, query = (dict(zip(v.indices.tolist(), v.values.tolist(), strict=True)) for v in vectors)
+    for made, ours in (
+        (sparse.get_text_embedding(TEXTS[0]), document),
+        (sparse.get_text_embedding_batch(TEXTS)[0], document),
+        (await sparse.aget_text_embedding(TEXTS[0]), document),
+        ((await sparse.aget_text_embedding_batch(TEXTS))[0], document),
+        (sparse.get_query_embedding(TEXTS[0]), query),
+        (await sparse.aget_query_embedding(TEXTS[0]), query),
     ):
         assert made.keys() == ours.keys()
         assert all(type(term) is int and type(weight) is float for term, weight in made.items())
         np.testing.assert_allclose(list(made.values()), list(ours.values()), atol=1e-4)
-    for function in (sparse.sparse_doc_fn, sparse.sparse_query_fn):
+    for function, ours in ((sparse.sparse_doc_fn, document), (sparse.sparse_query_fn, query)):
         indices, values = function(TEXTS)
         np.testing.assert_allclose(values[0], [ours[term] for term in indices[0]], atol=1e-4)
         assert len(indices) == len(values) == 3

@@ -105,7 +105,9 @@ def test_sparse_weighted_and_late_interaction_rank_as_the_models_own_similarity(
         assert matrix is not None
         ranks = [1 + int((row > row[place]).sum()) for row, place in zip(matrix, relevant, strict=True)]
         by_hand = np.mean([1 / rank if rank <= 10 else 0 for rank in ranks])
-        assert system(evaluated, name).measures["MRR@10"].value == pytest.approx(by_hand, abs=2e-3), name
+        assert system(evaluated, name).measures["MRR@10"].value == pytest.approx(by_hand, abs=4e-3), (
+            name
+        )  # a near tie of one
 
 
 def test_a_smaller_dimension_is_the_models_own(

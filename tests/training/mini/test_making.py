@@ -58,6 +58,8 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(making, "PAIRS", few)
         patch.setattr(making, "RERANKED", few)
+        patch.setattr(fusion, "_RERANKED", 5)
+        patch.setattr(fusion, "_DEPTH", 3)
         patch.setattr("sys.argv", ["mini", "--data", str(data), "--out", str(out), *settings])
         making.main()
     return out

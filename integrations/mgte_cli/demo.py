@@ -25,8 +25,7 @@ QUESTIONS = (
 # The smallest token vectors: a quarter of the space.
 _TOKEN_DIM = 32
 _RERANKED = 20
-# How all stages count together, chosen on none of these questions (mgte_rag/mini/README.md).
-_WEIGHTS = {"dense": 1.0, "sparse": 0.07, "late_interaction": 1.5, "rerank": 0.05}
+_RERANKER_WEIGHT = 0.05  # beside the model's own weights, chosen on none of these questions (mgte_rag/mini/README.md)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from mgte_cli.stdlib_docs import collect
     from mgte_rag import EmbeddingModel, Reranker
     from qdrant_mgte import HybridCollection, weighted
+    from qdrant_mgte.fusion import published_fusion
 
     started = time.perf_counter()
     with EmbeddingModel.load() as model, Reranker.load() as reranker:
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             retriever = MGTERetriever(
                 collection=collection,
                 k=options.k,
-                fusion=weighted(_WEIGHTS),
+                fusion=weighted({**published_fusion(model).weights, "rerank": _RERANKER_WEIGHT}),
                 reranker=reranker,
                 rerank_candidates=_RERANKED,
             )

@@ -33,6 +33,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--held-out", type=float, default=0.2, help="share of the documents (default 0.2)")
     parser.add_argument("--epochs", type=positive, default=1)
     parser.add_argument("--max-pairs", type=positive, default=2000, help="train on so many (default 2000)")
+    parser.add_argument("--max-queries", type=positive, default=1000, help="held-out queries that the figures are of "
+                        "(default 1000)")  # fmt: skip
+    parser.add_argument("--max-sections", type=positive, default=5000, help="sections that these search (default 5000)")
     parser.add_argument("--batch", type=positive, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--max-length", type=positive, default=128, help="tokens of a section read in training")
@@ -61,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
             held_out=options.held_out,
             min_words=options.min_words,
             max_pairs=options.max_pairs,
+            max_queries=options.max_queries,
+            max_sections=options.max_sections,
             epochs=options.epochs,
             batch=options.batch,
             max_length=options.max_length,

@@ -104,6 +104,29 @@ def test_no_negative_is_a_section_of_a_held_out_document(
     assert tuned.comparisons[HELD_OUT].documents == 24
 
 
+def test_only_so_many_queries_are_trained_on_and_measured(
+    documents: Path, tmp_path: Path, options: Callable[..., TuningOptions]
+) -> None:
+    tuned = tune(documents, tmp_path / "out", options=options(max_pairs=5, max_queries=2, max_sections=10))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "mined.jsonl").read_text().splitlines()]
+    assert len(rows) == 5
+    assert tuned.comparisons[HELD_OUT].queries == 2
+    assert tuned.comparisons[HELD_OUT].documents == 10
+
+
+def test_a_limited_choice_keeps_every_answer() -> None:
+    whole = Judged(tuple("abcd"), tuple("stuvwxyz"), tuple(map(frozenset, ({1, 2}, {3}, {4}, {7}))), tuple("abcd"))
+    few = whole.limited(2, 4, seed=0)
+    assert len(few.queries) == len(few.groups) == 2
+    assert len(few.documents) == 4
+    for query, relevant in zip(few.queries, few.relevant, strict=True):
+        answers = whole.relevant[whole.queries.index(query)]
+        assert {few.documents[place] for place in relevant} == {whole.documents[place] for place in answers}
+    assert few == whole.limited(2, 4, seed=0)
+    assert whole.limited(9, 9, seed=0) == whole
+    assert len(whole.limited(4, 1, seed=0).documents) == 5  # all of them answer
+
+
 def test_an_interrupted_tuning_goes_on_to_the_same_model(
     documents: Path, tmp_path: Path, options: Callable[..., TuningOptions]
 ) -> None:

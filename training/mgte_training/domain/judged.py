@@ -71,39 +71,57 @@ class Judged:
             tuple(self.groups[place] for place in places),
         )
 
+    def limited(self, queries: int, documents: int, seed: int) -> "Judged":
+        """A seeded choice of so many queries at most, against a smaller corpus.
+
+        Args:
+            queries: at most.
+            documents: all that answer a chosen query, and a seeded choice of the others up to so many.
+            seed: of both choices.
+        """
+        chance = random.Random(seed)
+        if len(self.queries) > queries:
+            chosen = self.picked(sorted(chance.sample(range(len(self.queries)), queries)))
+        else:
+            chosen = self
+        answers = frozenset[int]().union(*chosen.relevant)
+        others = [place for place in range(len(self.documents)) if place not in answers]
+        room = max(0, min(len(others), documents - len(answers)))
+        kept = sorted([*answers, *chance.sample(others, room)])
+        places = {old: new for new, old in enumerate(kept)}
+        return Judged(
+            chosen.queries,
+            tuple(self.documents[place] for place in kept),
+            tuple(frozenset(places[place] for place in relevant) for relevant in chosen.relevant),
+            chosen.groups,
+        )
+
 
 def read_beir(folder: str | Path, *, max_queries: int = 1000, max_documents: int = 2000, seed: int = 0) -> Judged:
     """Read a folder in the BEIR layout: corpus.jsonl, queries.jsonl (or .gz) and qrels.tsv or qrels/test.tsv.
 
     Args:
         folder: of the set.
-        max_queries: a seeded choice of so many at most.
-        max_documents: all that answer them, and a seeded choice of the others up to so many.
+        max_queries: as ``Judged.limited`` chooses them.
+        max_documents: likewise.
         seed: of both choices.
 
     Raises:
         DataError: a file is missing or malformed, or no query has an answer.
     """
     root = Path(folder)
-    chance = random.Random(seed)
     answers: defaultdict[str, list[str]] = defaultdict(list)
     for row in _judgements(root):
         answers[row[0]].append(row[1])
     queries = {row["_id"]: row["text"] for row in _rows(root, "queries") if row["_id"] in answers}
-    names = sorted(queries)
-    names = sorted(chance.sample(names, min(len(names), max_queries)))
     corpus = {row["_id"]: f"{row.get('title') or ''} {row['text']}".strip() for row in _rows(root, "corpus")}
-    wanted = {document for name in names for document in answers[name] if document in corpus}
-    others = sorted(corpus.keys() - wanted)
-    kept = sorted(wanted | set(chance.sample(others, max(0, min(len(others), max_documents - len(wanted))))))
-    places = {document: place for place, document in enumerate(kept)}
-    names = [name for name in names if any(document in places for document in answers[name])]
+    places = {document: place for place, document in enumerate(corpus)}
+    names = [name for name in queries if any(document in places for document in answers[name])]
     if not names:
         raise DataError(f"{root}: no query has a relevant document in the corpus")
     relevant = (frozenset(places[document] for document in answers[name] if document in places) for name in names)
-    return Judged(
-        tuple(queries[name] for name in names), tuple(corpus[name] for name in kept), tuple(relevant), tuple(names)
-    )
+    whole = Judged(tuple(queries[name] for name in names), tuple(corpus.values()), tuple(relevant), tuple(names))
+    return whole.limited(max_queries, max_documents, seed)
 
 
 def _judgements(root: Path) -> Iterator[tuple[str, str]]:

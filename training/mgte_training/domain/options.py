@@ -27,6 +27,9 @@ class TuningOptions:
         held_out: share of the documents that the figures are of.
         min_words: sections of fewer words are left out.
         max_pairs: train on so many at most, a seeded choice.
+        max_queries: the figures are of so many held-out queries at most, a seeded choice.
+        max_sections: they search so many sections at most: all that answer these queries, and a seeded choice of all
+            others.
         epochs: how often each is trained on.
         batch: queries of a batch; the others' sections are negatives too.
         negatives: mined ones of each query.
@@ -48,6 +51,8 @@ class TuningOptions:
     held_out: float = 0.2
     min_words: int = 12
     max_pairs: int = 2000
+    max_queries: int = 1000
+    max_sections: int = 5000
     epochs: int = 1
     batch: int = 32
     negatives: int = 1
@@ -67,7 +72,8 @@ class TuningOptions:
         Raises:
             InvalidOptionError: a value that is not allowed.
         """
-        for option in ("min_words", "max_pairs", "epochs", "negatives", "reranker_negatives"):
+        for option in ("min_words", "max_pairs", "max_queries", "max_sections", "epochs", "negatives",
+                       "reranker_negatives"):  # fmt: skip
             if getattr(self, option) < 1:
                 raise InvalidOptionError(f"{option}={getattr(self, option)!r}; it is a whole number above 0")
         for option in ("learning_rate", "reranker_learning_rate"):

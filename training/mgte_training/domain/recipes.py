@@ -59,7 +59,7 @@ def reranker_recipe(options: TuningOptions, mined: Path, tuned: Path) -> Recipe:
 
 
 def _source(mined: Path, options: TuningOptions, negatives: int) -> Source:
-    return Source("documents", str(mined), negatives=negatives, max_examples=options.max_pairs)
+    return Source("documents", str(mined), negatives=negatives)
 
 
 def _batches(options: TuningOptions, batch: int) -> Batches:

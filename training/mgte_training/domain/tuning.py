@@ -76,9 +76,9 @@ def tune(
     """Fine-tune a model on a folder of documents and compare it with what it was.
 
     Headings become queries for their sections; a share of the documents is held out with all of theirs. Negatives are
-    mined with the model itself among the other documents' sections. All outputs are trained together. The result is
-    mixed with the base model so far that on another set no way of searching loses more than the bound, which is checked
-    on a half of that set and reported on the other. Stopped at any moment, the same call goes on where it was.
+    mined with the model itself among all of the other documents' sections. All outputs are trained together. The result
+    is mixed with the base model so far that on another set no way of searching loses more than the bound, which is
+    checked on a half of that set and reported on the other. Stopped at any moment, the same call goes on where it was.
 
     Args:
         folder: with documents; ``read_documents`` says in which formats.
@@ -105,11 +105,13 @@ def tune(
     out, tuned = Path(out), Path(out) / RUN / MODEL
     pairs = _read(folder, options, say)
     train, asked = pairs.split(options.held_out, options.seed)
-    held_out = Judged.of_sections(asked, pairs.sections)
+    whole = Judged.of_sections(asked, pairs.sections)
+    held_out = whole.limited(options.max_queries, options.max_sections, options.seed)
     halves = None if other is None else other.halves(options.seed)
     with EmbeddingModel.load(options.model) as base:
         _claim(out, base, pairs, other, options)
         say(f"{len(train):,} queries to train on, {len(asked):,} held out")
+        say(f"the figures are of {len(held_out.queries):,} queries in {len(held_out.documents):,} sections")
         before = stored(out / "before.npz", lambda: measure(base, held_out, show_progress=show_progress))
         mined = _mined(out, base, train, pairs, options, show_progress, say)
         recipe = model_recipe(base, options, mined)
@@ -184,8 +186,10 @@ def _mined(
     if (out / MINED).exists():
         return out / MINED
     if not (out / EXAMPLES).exists():
-        rows = (example_to_row(Example(each.query, tuple(pairs.sections[place] for place in each.sections)))
-                for each in train)  # fmt: skip
+        chosen = random.Random(options.seed).sample(range(len(train)), min(options.max_pairs, len(train)))
+        examples = [Example(train[place].query, tuple(pairs.sections[section] for section in train[place].sections))
+                    for place in sorted(chosen)]  # fmt: skip
+        rows = map(example_to_row, examples)
         write_text(out / EXAMPLES, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     trained_on = {each.document for each in train}
     corpus = [text for text, owner in zip(pairs.sections, pairs.owners, strict=True) if owner in trained_on]

@@ -14,10 +14,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # of default values: another one in every process
+_PLAIN = (str, bytes, int, float, complex, type(None), type, FunctionType, BuiltinFunctionType)
 
 # Importing these opens a browser, prints a poem, starts a program, or belongs to no user.
 _SKIPPED = {"__main__", "antigravity", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "this", "turtledemo"}
@@ -53,7 +54,8 @@ class DocEntry:
 def collect() -> list[DocEntry]:
     """Every public module, class, function and method of the standard library that has a docstring, by name.
 
-    An object that several modules offer is listed once, under the first of them by name. It is looked up once.
+    An object that several modules offer is listed once, under the first of them by name. It is looked up once. What
+    other packages have added to the library's classes is left out: every process with this Python has the same list.
     """
     return list(_collected())
 
@@ -82,7 +84,8 @@ def _collected() -> tuple[DocEntry, ...]:
 def _add(entries: dict[str, DocEntry], seen: dict[int, Any], member: Any, name: str, kind: str, module: str) -> None:
     member = getattr(member, "__func__", member)  # a class method is a new object every time it is looked up
     text = _own_docstring(member)
-    if not text or id(member) in seen:
+    home = str(getattr(member, "__module__", None) or module)
+    if not text or id(member) in seen or home.split(".")[0] not in sys.stdlib_module_names:
         return
     seen[id(member)] = member
     entries[name] = DocEntry(name, kind, module, _signature(member) if kind != "module" else "", text)
@@ -95,9 +98,25 @@ def _own_docstring(member: Any) -> str:
 
 def _signature(member: Any) -> str:
     try:
-        return _ADDRESS.sub("", str(inspect.signature(member)))
+        signature = inspect.signature(member)
+        shown = [each if _is_plain(each.default) else each.replace(default=_Left()) for each in
+                 signature.parameters.values()]  # fmt: skip
+        return _ADDRESS.sub("", str(signature.replace(parameters=shown)))
     except (TypeError, ValueError, AttributeError, NameError):  # many C functions have none
         return ""
+
+
+class _Left:
+    """Stands for a default value that may be another one in every process, the whole environment say."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+def _is_plain(default: Any) -> bool:
+    if isinstance(default, tuple | list | set | frozenset):
+        return all(map(_is_plain, default))
+    return isinstance(default, _PLAIN) or default == {}
 
 
 def _members(parent: Any, *, own: bool = False) -> Iterator[tuple[str, Any]]:

@@ -142,15 +142,16 @@ def test_the_documentation_collected_is_large_real_and_unique(stdlib_docs: list[
 
 
 def test_the_documentation_collected_is_the_same_in_every_process() -> None:
-    script = "from mgte_cli.stdlib_docs import collect; print(hash(tuple(collect())))"
+    script = "from mgte_cli.stdlib_docs import collect; print(hash(tuple(collect())), 'SECRET' in repr(collect()))"
     environment = {"PYTHONHASHSEED": "0", "PYTHONPATH": ":".join(sys.path)}
-    hashes = {
+    printed = {
         subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+            [sys.executable, "-c", first + script], capture_output=True, text=True, check=True, env=environment | more
         ).stdout
-        for _ in range(2)
+        for first, more in (("", {}), ("import setuptools, transformers.utils.logging\n", {"SECRET": "in a default"}))
     }
-    assert len(hashes) == 1
+    assert len(printed) == 1
+    assert printed.pop().endswith(" False\n")
 
 
 def test_a_document_says_name_signature_kind_and_module(stdlib_docs: list[DocEntry]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mgte_rag import EmbeddingModel
 from mgte_training.domain import Judged, compare, measure
-from mgte_training.domain.comparison import measure_reranker, ndcg, randomisation_p, recall
+from mgte_training.domain.comparison import ndcg, randomisation_p, recall
 from mgte_training.domain.forgetting import most_forgotten
 
 
@@ -76,13 +76,6 @@ def test_every_way_ranks_as_a_naive_loop_does(mini_fp32: EmbeddingModel) -> None
             gain = sum(1 / math.log2(rank + 2) for rank, place in enumerate(ranked) if place in wanted)
             expected.append(gain / sum(1 / math.log2(rank + 2) for rank in range(len(wanted))))
         np.testing.assert_allclose(measured[way][0], expected, atol=1e-6)
-
-
-def test_without_a_reranker_the_hybrid_ranking_is_measured(mini_fp32: EmbeddingModel) -> None:
-    judged = Judged.of_pairs([("flying birds", "birds can fly"), ("cats", "cats sleep"), ("fish", "fish swim")])
-    np.testing.assert_allclose(
-        measure_reranker(mini_fp32, None, judged)["reranked"][0], measure(mini_fp32, judged)["hybrid"][0]
-    )
 
 
 def test_halves_are_by_group_and_share_the_corpus() -> None:

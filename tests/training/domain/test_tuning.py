@@ -13,8 +13,8 @@ from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.errors import DataError, InvalidOptionError
 from mgte_training.domain import Judged, TuningOptions, make_pairs, read_beir, read_documents, tune
-from mgte_training.domain.comparison import measure_reranker
 from mgte_training.domain.pairs import Asked
+from mgte_training.domain.reranking import ALONE, BESIDE, Candidates
 from mgte_training.domain.tuning import CHOSEN_ON, HELD_OUT, NOT_CHOSEN_ON, RERANKED, TUNED
 from mgte_training.finetune.lora import LoRA
 
@@ -156,16 +156,22 @@ def test_a_reranker_is_tuned_where_one_is_asked_for(
     with Reranker.load(str(tuned.reranker)) as reranker, EmbeddingModel.load(str(tuned.folder)) as model:
         assert len(reranker.score([("cat", "the cat sat"), ("cat", "a dog")])) == 2
         held_out = Judged.of_sections(*_held_out(documents))
-        figures = [measure_reranker(model, each, held_out)["reranked"][0].mean() for each in (None, reranker)]
+        candidates = Candidates.find(model, held_out)
+        scores = candidates.score(reranker)
     assert tuned.comparisons[RERANKED].queries == 6
-    row = tuned.comparisons[RERANKED].rows[0]
-    assert (row.way, row.before, row.after) == ("reranked", *figures)
+    ways = {row.way: row for row in tuned.comparisons[RERANKED].rows if row.figure == "nDCG@10"}
+    assert list(ways) == [ALONE, BESIDE]
+    for way, (ndcg, _) in candidates.measure(scores).items():
+        assert ways[way].before == candidates.measure(None)[way][0].mean()
+        assert ways[way].after == ndcg.mean()
+    assert tuned.rerank_weight == candidates.weight(scores)
     assert f"{RERANKED}\n6 queries of 2 documents" in tuned.report
 
     again = tune(documents, tmp_path / "again", options=options(reranker=str(tuned.reranker)))
     ways = {row.way: row for row in again.comparisons[RERANKED].rows if row.figure == "nDCG@10"}
-    assert ways[TUNED].before == pytest.approx(figures[1])  # what the given reranker makes of the same ranking
-    assert ways[TUNED].after == ways["reranked"].after
+    for way, (ndcg, _) in candidates.measure(scores).items():  # what the given reranker makes of the same candidates
+        assert ways[TUNED[way]].before == pytest.approx(ndcg.mean())
+        assert ways[TUNED[way]].after == ways[way].after
 
 
 def test_the_command_shows_what_the_reranker_does(
@@ -178,7 +184,8 @@ def test_the_command_shows_what_the_reranker_does(
     assert main([*command, "--reranker", "--batch", "4", "--max-length", "32", "--forgetting", "1", "--quiet"]) == 0
     table = capsys.readouterr().out.split(RERANKED)[1].splitlines()
     assert table[1] == "6 queries of 2 documents against 24 texts"
-    assert table[3].startswith("reranked           nDCG@10")
+    assert table[3].startswith("reranker alone     nDCG@10")
+    assert any(line.startswith("weight of the reranker's scores beside the others: ") for line in table)
     with Reranker.load(tmp_path / "out" / "reranker" / "model") as reranker:
         assert reranker.rank("cat", ["the cat sat", "a dog"])
 

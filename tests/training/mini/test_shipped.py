@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from mgte_cli.stdlib_docs import DocEntry
 from mgte_rag import CheckpointError, EmbeddingModel, Reranker
 from mgte_rag.checkpoints import added_heads, find_model, load_checkpoint, source
+from mgte_training.finetune.trainable import TrainableReranker
 
 
 def first_lines_and_rests(entries: list[DocEntry]) -> tuple[list[str], list[str]]:
@@ -55,6 +56,13 @@ def test_mini_is_the_rerankers_name_too() -> None:
     with Reranker.load() as nameless, Reranker.load("mini") as named, Reranker.load("mini-reranker") as itself:
         assert nameless.identity == named.identity == itself.identity
         assert nameless.identity.name == "mini-reranker"
+
+
+def test_the_reranker_can_be_tuned_further(tmp_path: Path) -> None:
+    pairs = [("what birds do", "Most birds can fly."), ("what birds do", "Rain falls.")]
+    TrainableReranker.open("mini").save(tmp_path / "same")
+    with Reranker.load(dtype="float32") as shipped, Reranker.load(tmp_path / "same", dtype="float32") as same:
+        np.testing.assert_allclose(same.score(pairs), shipped.score(pairs), atol=1e-4)
 
 
 def test_everything_that_ships_is_under_8_mb() -> None:

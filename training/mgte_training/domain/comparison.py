@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mgte_rag import EmbeddingModel, Reranker, scoring
+from mgte_rag import EmbeddingModel, scoring
 from mgte_rag.types import Encodings, Floats
 from mgte_training.domain.judged import Judged
 
@@ -20,7 +20,6 @@ Measured = Mapping[str, tuple[Figures, Figures]]
 _CUTOFF = 10
 # Documents of the first ranking that late interaction scores.
 _RESCORED = 100
-_RERANKED = 20
 _DRAWS = 10_000
 
 
@@ -91,35 +90,7 @@ def measure(
     """
     found = model.encode_document(judged.documents, outputs=model.outputs, show_progress=show_progress)
     asked = model.encode_query(judged.queries, outputs=model.outputs)
-    return {
-        way: (ndcg(ranking, judged.relevant), recall(ranking, judged.relevant))
-        for way, ranking in _rankings(model, asked, found).items()
-    }
-
-
-def measure_reranker(
-    model: EmbeddingModel, reranker: Reranker | None, judged: Judged
-) -> dict[str, tuple[Figures, Figures]]:
-    """Figures of the model's own ranking, dense and sparse together where it has both, reranked or as it is.
-
-    Args:
-        model: finds 20 documents for each query.
-        reranker: ranks them; None leaves them in their order.
-        judged: on what.
-    """
-    outputs = tuple(output for output in model.outputs if output != "multi_vector") or model.outputs
-    found = model.encode_document(judged.documents, outputs=outputs)
-    asked = model.encode_query(judged.queries, outputs=outputs)
-    rankings = best(model.similarity(asked, found).hybrid, _RERANKED)
-    if reranker is not None:
-        pairs = [
-            (query, judged.documents[place])
-            for query, places in zip(judged.queries, rankings, strict=True)
-            for place in places
-        ]
-        scores = reranker.score(pairs).reshape(rankings.shape)
-        rankings = np.take_along_axis(rankings, best(scores, _RERANKED), axis=1)
-    return {"reranked": (ndcg(rankings, judged.relevant), recall(rankings, judged.relevant))}
+    return {way: figures(ranking, judged.relevant) for way, ranking in _rankings(model, asked, found).items()}
 
 
 def compare(before: Measured, after: Measured, judged: Judged, *, seed: int = 0) -> Comparison:
@@ -162,6 +133,11 @@ def randomisation_p(differences: Figures, groups: Sequence[str], *, seed: int = 
     signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(_DRAWS, len(sums)))
     as_large = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9
     return float((1 + as_large.sum()) / (1 + _DRAWS))
+
+
+def figures(rankings: NDArray[np.int64], relevant: Sequence[frozenset[int]]) -> tuple[Figures, Figures]:
+    """Both figures of each query: nDCG@10 and recall@10."""
+    return ndcg(rankings, relevant), recall(rankings, relevant)
 
 
 def ndcg(rankings: NDArray[np.int64], relevant: Sequence[frozenset[int]]) -> Figures:

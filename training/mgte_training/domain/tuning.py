@@ -4,7 +4,6 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -12,8 +11,9 @@ from pathlib import Path
 
 from mgte_rag import EmbeddingModel, Reranker
 from mgte_rag.errors import InvalidOptionError, MissingExtraError
+from mgte_rag.types import Floats
 from mgte_training.data import Example, Source, SourceData, example_to_row
-from mgte_training.domain.comparison import Comparison, Measured, compare, measure, measure_reranker
+from mgte_training.domain.comparison import Comparison, compare, measure
 from mgte_training.domain.documents import read_documents
 from mgte_training.domain.forgetting import choose_share, write_mixture
 from mgte_training.domain.judged import Judged
@@ -21,6 +21,7 @@ from mgte_training.domain.options import NEW_RERANKER, TuningOptions
 from mgte_training.domain.pairs import Asked, Pairs, make_pairs
 from mgte_training.domain.plot import draw
 from mgte_training.domain.recipes import model_recipe, reranker_recipe
+from mgte_training.domain.reranking import ALONE, BESIDE, Candidates, stored_scores
 from mgte_training.domain.stored import stored, write_text
 from mgte_training.finetune.run import run_recipe
 from mgte_training.negatives import MiningOptions, mine
@@ -33,13 +34,13 @@ HELD_OUT = "held-out documents"
 CHOSEN_ON = "other set, half that the share was chosen on"
 NOT_CHOSEN_ON = "other set, the other half"
 RERANKED = "best results of held-out queries, reranked"
-TUNED = "reranker tuned"
+TUNED = {ALONE: "alone, tuned", BESIDE: "beside, tuned"}
 
 # Negatives are among the 50 best; what scores within 5 % of the answer may be an answer too.
 _RANKS = (0, 50)
 _RELATIVE_MARGIN = 0.05
-# Held-out queries whose best results a reranker is measured on.
-_RERANKED = 300
+# Held-out queries whose best results a reranker is measured on, and the sections these are found among.
+_RERANKED, _RERANKED_AMONG = 200, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Tuned:
     Attributes:
         folder: of the model, for ``EmbeddingModel.load`` and everything that takes a model's name.
         reranker: of the reranker, for ``Reranker.load``; None where none was asked for.
+        rerank_weight: what gives its scores equal say beside the model's: "rerank" in ``weighted({...})`` of a
+            collection's search. None where there is none.
         share: of the tuned weights in the model; the rest are the base's.
         comparisons: before and after by title, those below: always on the held-out documents, on both halves of the
             other set where there is one, and of the ranking before and after the reranker.
@@ -58,6 +61,7 @@ class Tuned:
 
     folder: Path
     reranker: Path | None
+    rerank_weight: float | None
     share: float
     comparisons: Mapping[str, Comparison]
     plot: Path
@@ -119,7 +123,7 @@ def tune(
                       for i, half in enumerate(halves or ())]  # fmt: skip
     if not tuned.exists():
         run_recipe(recipe, tuned.parent, show_progress=show_progress, say=say)
-    share, panels = 1.0, dict[str, Comparison]()
+    share, weight, panels = 1.0, None, dict[str, Comparison]()
     if halves is not None:
         share, panels[CHOSEN_ON] = choose_share(
             options.model, tuned, halves[0], remembered[0], bound=options.forgetting, folder=out / "mixed", say=say
@@ -133,9 +137,9 @@ def tune(
             rest = stored(out / "other-after-1.npz", lambda: measure(model, halves[1]))
             panels[NOT_CHOSEN_ON] = compare(remembered[1], rest, halves[1])
         if options.reranker is not None:
-            panels[RERANKED] = _reranked(out, model, held_out, options, mined, show_progress, say)
+            weight, panels[RERANKED] = _reranked(out, model, held_out, options, mined, show_progress, say)
     reranker = None if options.reranker is None else out / RERANKER / MODEL
-    return Tuned(out / MODEL, reranker, share, panels, out / PLOT, _reported(out, share, panels))
+    return Tuned(out / MODEL, reranker, weight, share, panels, out / PLOT, _reported(out, share, weight, panels))
 
 
 def _read(folder: str | Path, options: TuningOptions, say: Callable[[str], None]) -> Pairs:
@@ -220,32 +224,34 @@ def _reranked(
     mined: Path,
     show_progress: bool,
     say: Callable[[str], None],
-) -> Comparison:
-    """Train the reranker, and compare its ranking with the hybrid one and, unless it is new, with what it was."""
+) -> tuple[float, Comparison]:
+    """Train the reranker, and compare its ranking with the one it is given and, unless it is new, with what it was."""
     folder = out / RERANKER
     if not (folder / MODEL).exists():
         run_recipe(reranker_recipe(options, mined, out / MODEL), folder, show_progress=show_progress, say=say)
-    places = sorted(
-        random.Random(options.seed).sample(range(len(held_out.queries)), min(_RERANKED, len(held_out.queries)))
-    )
-    some = held_out.picked(places)
+    some = held_out.limited(_RERANKED, _RERANKED_AMONG, options.seed)
+    candidates = Candidates.find(model, some)
 
-    def measured(name: str | None) -> Measured:
-        with nullcontext() if name is None else Reranker.load(name) as reranker:
-            return measure_reranker(model, reranker, some)
+    def scores(name: str) -> Floats:
+        with Reranker.load(name) as reranker:
+            return candidates.score(reranker)
 
-    first, last = (stored(out / f"reranked-{side}.npz", partial(measured, name))
-                   for side, name in (("before", None), ("after", str(folder / MODEL))))  # fmt: skip
-    if options.reranker != NEW_RERANKER:
-        base = stored(out / "reranked-base.npz", partial(measured, options.reranker))
-        first, last = {**first, TUNED: base["reranked"]}, {**last, TUNED: last["reranked"]}
-    return compare(first, last, some)
+    tuned = stored_scores(out / "reranked-after.npy", lambda: scores(str(folder / MODEL)))
+    first, last = dict(candidates.measure(None)), dict(candidates.measure(tuned))
+    if options.reranker not in (None, NEW_RERANKER):
+        base = stored_scores(out / "reranked-before.npy", lambda: scores(str(options.reranker)))
+        for way, figures in candidates.measure(base).items():
+            first[TUNED[way]], last[TUNED[way]] = figures, last[way]
+    return candidates.weight(tuned), compare(first, last, some)
 
 
-def _reported(out: Path, share: float, panels: Mapping[str, Comparison]) -> str:
+def _reported(out: Path, share: float, weight: float | None, panels: Mapping[str, Comparison]) -> str:
     """Write the picture and the report; the report, which comes last and marks the run as finished."""
     draw(panels, out / PLOT)
     parts = [f"{title}\n{comparison}" for title, comparison in panels.items()]
-    report = "\n\n".join([*parts, f"share of the tuned weights: {share:.0%}"])
+    parts.append(f"share of the tuned weights: {share:.0%}")
+    if weight is not None:
+        parts[-1] += f"\nweight of the reranker's scores beside the others: {weight:.3f}"
+    report = "\n\n".join(parts)
     write_text(out / REPORT, report + "\n")
     return report

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mgte_rag.batching import plan_batches
-from mgte_rag.checkpoints import Checkpoint, find_model, load_checkpoint
+from mgte_rag.checkpoints import MINI, MINI_RERANKER, Checkpoint, find_model, load_checkpoint
 from mgte_rag.checkpoints.saving import write_folder, write_model, write_tensors
 from mgte_rag.checkpoints.weights import find_weights, read_tensors
 from mgte_rag.config import ModelConfig
@@ -74,7 +74,8 @@ class Trainable(nn.Module):
         """Open a model for training.
 
         Args:
-            name: a hub id, a folder, or None for the embedded default.
+            name: a hub id, a folder, or None for the embedded default: a reranker's is the embedded reranker, unless
+                its head is begun anew.
             new_heads: heads to begin anew.
             trained: "all" weights or those of the "heads" alone.
             lora: train adapters on the encoder instead of its weights, with ``trained="all"``; needs peft.
@@ -98,9 +99,10 @@ class Trainable(nn.Module):
                 "trained='heads' leaves the encoder as it is; low-rank adapters need trained='all'"
             )
         device = torch.device(device)
-        checkpoint = load_checkpoint(find_model(None if name is None else os.fspath(name)))
+        new_heads = new_heads or NewHeads()
+        checkpoint = load_checkpoint(find_model(cls._embedded(new_heads) if name in (None, MINI) else os.fspath(name)))
         encoder_dtype = choose_dtype(dtype, [device]) if trained == "heads" else torch.float32
-        config, model = with_new_heads(checkpoint, new_heads or NewHeads(), device, encoder_dtype, seed)
+        config, model = with_new_heads(checkpoint, new_heads, device, encoder_dtype, seed)
         if positions is not None:
             config = use_positions(model.encoder, config, positions)
         model.encoder.set_training(dropout=dropout, recompute=recompute)
@@ -109,6 +111,10 @@ class Trainable(nn.Module):
         if lora is not None:
             add_lora(opened.model.encoder, lora, seed=seed)
         return opened
+
+    @classmethod
+    def _embedded(cls, new_heads: NewHeads) -> str:
+        return MINI
 
     @property
     def is_frozen(self) -> bool:
@@ -309,6 +315,10 @@ class TrainableReranker(Trainable):
         for head in (model.sparse, model.multi_vector, model.language):
             if head is not None:
                 head.requires_grad_(False)
+
+    @classmethod
+    def _embedded(cls, new_heads: NewHeads) -> str:
+        return MINI if new_heads.classifier else MINI_RERANKER
 
     def read(self, pairs: Sequence[tuple[str, str]], *, max_length: int | None) -> Inputs:
         """Pairs of query and document to token ids, as inference reads them.

@@ -129,6 +129,7 @@ class PlannedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with the mean of every part of the loss since the last time; "epoch" is the share of the plan done."""
         self.state.epoch = self.state.global_step / max(1, self.state.max_steps)
+        logs.pop("train_samples_per_second", None)  # counts batches of per_device_train_batch_size, which no plan has
         if "loss" in logs:
             logs |= {name: float(torch.stack(values).mean()) for name, values in self._parts.items()}
             self._parts = {}

@@ -31,7 +31,8 @@ from qdrant_mgte import HybridCollection, dbsf, rrf, weighted
 FUSIONS = {
     **{f"rrf(k={k})": rrf(k) for k in (1, 2, 5, 10, 20, 61)},
     "dbsf": dbsf(),
-    "1 : 0.1": weighted({"dense": 1, "sparse": 0.1}),
+    **{f"1 : {sparse}": weighted({"dense": 1, "sparse": sparse}) for sparse in (0.03, 0.1, 0.2)},
+    "the model's": None,
 }
 _RERANKED = 20
 _RRF_K = 60

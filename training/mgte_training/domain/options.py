@@ -34,7 +34,7 @@ class TuningOptions:
         batch: queries of a batch; the others' sections are negatives too.
         negatives: mined ones of each query.
         reranker_negatives: of each query for the reranker.
-        max_length: tokens of a section, and for the reranker of a pair, that training reads; None is the model's limit.
+        max_length: tokens of a section that training reads; None is the model's limit.
         query_length: of a query.
         learning_rate: highest, after the first tenth of the steps; it falls to 0.
         reranker_learning_rate: likewise.
@@ -56,7 +56,7 @@ class TuningOptions:
     epochs: int = 1
     batch: int = 32
     negatives: int = 1
-    reranker_negatives: int = 3
+    reranker_negatives: int = 2
     max_length: int | None = 128
     query_length: int | None = 64
     learning_rate: float = 3e-5

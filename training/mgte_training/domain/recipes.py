@@ -42,6 +42,7 @@ def model_recipe(model: EmbeddingModel, options: TuningOptions, mined: Path) -> 
 def reranker_recipe(options: TuningOptions, mined: Path, tuned: Path) -> Recipe:
     """Trains a reranker on the same examples, each query's own candidates."""
     is_new = options.reranker == NEW_RERANKER
+    pair = None if options.max_length is None else options.max_length + (options.query_length or 0)
     return Recipe(
         model=ModelChoice(
             name=str(tuned) if is_new else options.reranker,
@@ -50,7 +51,7 @@ def reranker_recipe(options: TuningOptions, mined: Path, tuned: Path) -> Recipe:
         ),
         sources=(_source(mined, options, options.reranker_negatives),),
         batches=_batches(options, max(1, options.batch // 2)),
-        lengths=Lengths(pair=options.max_length),
+        lengths=Lengths(pair=pair),
         reranker=RerankerLoss(),
         seed=options.seed,
         training=_arguments(options.reranker_learning_rate),

@@ -13,12 +13,12 @@ demo: $(VENV)/.demo
 	$(BIN)/mgte-rag demo
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The first releases of llama-index-core 0.14 have fields that new releases of pydantic warn of.
 test-lowest: IGNORED := -W ignore::pydantic.warnings.UnsupportedFieldAttributeWarning
 test-lowest test-highest: test-%: $(VENV)-%/.ready
-	$(VENV)-$*/bin/python -m pytest -n 2 --dist loadgroup $(IGNORED) tests/integrations/langchain tests/integrations/llama_index
+	$(VENV)-$*/bin/python -m pytest -n 2 --dist loadfile $(IGNORED) tests/integrations/langchain tests/integrations/llama_index
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

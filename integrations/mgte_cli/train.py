@@ -28,7 +28,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Train, and say where the model is."""
-    from mgte_rag import InvalidOptionError  # on use: other commands need no extra and answer at once
+    from torch import distributed  # on use: other commands need no extra and answer at once
+
+    from mgte_rag import InvalidOptionError
     from mgte_training.finetune.recipe import RECIPES, find_recipe
     from mgte_training.stages import read_stage, run_stage
 
@@ -42,4 +44,6 @@ def run(options: argparse.Namespace) -> int:
     for name, value in trained.figures.items():
         print(f"{name:32} {value:.4f}")
     print(f"the model is in {trained.folder}")
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # or its threads may still run when the process ends, which aborts it
     return 0

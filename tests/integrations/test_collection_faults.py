@@ -73,7 +73,7 @@ def test_kills_while_indexing_lose_no_acknowledged_document(
     folder, documents = tmp_path / "index", json.loads(documents_file.read_text())
     chance = random.Random(0)
     most = 0
-    for trial in range(30 if request.config.getoption("--run-slow") else 4):
+    for trial in range(30 if request.config.getoption("--run-slow") else 3):
         process = start_indexer(folder, documents_file)
         lines = wait_for(process, "ACKNOWLEDGED" if trial % 2 else "READY")
         time.sleep(chance.uniform(0, 0.8))

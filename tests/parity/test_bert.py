@@ -78,7 +78,8 @@ def test_token_ids_equal_transformers_in_many_scripts(language: str) -> None:
 
 
 def test_the_embedded_default_equals_sentence_transformers_on_real_texts(real_texts: list[str]) -> None:
-    assert len(real_texts) >= 500
+    real_texts = real_texts[::2]
+    assert len(real_texts) >= 250
     theirs = SentenceTransformer(str(find_model(None).path), device="cpu").encode(real_texts)
     for dtype, lowest_cosine in (("float32", 0.99999), ("bfloat16", 0.9995)):
         with EmbeddingModel.load(dtype=dtype) as model:

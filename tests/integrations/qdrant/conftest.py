@@ -203,6 +203,8 @@ _ROUTES: list[tuple[str, str, Any]] = [
 class _Handler(BaseHTTPRequestHandler):
     stub: StubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms for the client's delayed acknowledgement
+    wbufsize = -1  # head and body leave together
 
     def _handle(self) -> None:
         stub, path = self.stub, self.path.split("?")[0]

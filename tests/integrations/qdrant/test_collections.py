@@ -78,7 +78,7 @@ def collection(open_collection: OpenCollection) -> HybridCollection:
 @pytest.fixture(scope="module")
 def docs(stdlib_docs: list[DocEntry]) -> list[dict[str, Any]]:
     """Real documents: some modules whole, with a year and tags to filter by."""
-    modules = ("csv", "glob", "difflib", "json", "shelve", "textwrap", "tempfile")
+    modules = ("csv", "glob", "json", "shelve", "textwrap")
     documents = []
     for number, entry in enumerate(entry for entry in stdlib_docs if entry.module in modules):
         document = entry.to_document()

@@ -83,6 +83,7 @@ def main() -> None:
         os.environ |= shared
     for name in names:
         train(name, folder, Path(out))
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for recipe in recipes:
         run_stage(read_stage(recipe), out / recipe.stem, data=data)
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("folder", type=Path, help="documents, or one .jsonl or .jsonl.gz file of them")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; the model will be in 'model'")
     parser.add_argument("--model", help="hub id or folder (default: the embedded default)")
-    parser.add_argument("--reranker", nargs="?", const="new", help="tune a reranker too: hub id, folder or 'mini'; without a "
-                        "name a new one on the tuned model's encoder, which needs thousands of pairs")  # fmt: skip
+    parser.add_argument("--reranker", nargs="?", const="new", help="tune a reranker too: hub id, folder or 'mini'; "
+                        "without a name a new one on the tuned encoder, which needs thousands of pairs")  # fmt: skip
     parser.add_argument("--questions", help="questions besides the headings: .jsonl of question and text, or question "
                         "and document")  # fmt: skip
     parser.add_argument("--other", type=Path, help="what forgetting is measured on: a folder in the BEIR layout "

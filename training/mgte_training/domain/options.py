@@ -21,8 +21,8 @@ class TuningOptions:
 
     Attributes:
         model: a hub id or a folder; None is the embedded default.
-        reranker: a hub id or a folder of a reranker to tune as well, "new" for one begun on the tuned model's encoder
-            (it needs thousands of pairs), or None.
+        reranker: a reranker to tune as well, a hub id, a folder or "mini"; "new" for one begun on the tuned model's
+            encoder (it needs thousands of pairs), or None.
         questions: a .jsonl file of questions besides the headings; ``make_pairs`` says how it looks.
         held_out: share of the documents that the figures are of.
         min_words: sections of fewer words are left out.

@@ -1,8 +1,6 @@
 """A reranker on the best that a model finds: ranking by itself, and beside the scores these were found with."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -69,14 +67,3 @@ class Candidates:
             way: figures(np.take_along_axis(self.places, best(order, _DEPTH), axis=1), self.judged.relevant)
             for way, order in orders.items()
         }
-
-
-def stored_scores(path: Path, make: Callable[[], Floats]) -> Floats:
-    """What ``make`` gives, from the .npy file where an earlier run has written it."""
-    if not path.exists():
-        part = path.with_name(f"{path.name}.part")
-        with part.open("wb") as file:
-            np.save(file, make())
-        part.replace(path)
-    scores: Floats = np.load(path)
-    return scores

@@ -21,8 +21,8 @@ from mgte_training.domain.options import NEW_RERANKER, TuningOptions
 from mgte_training.domain.pairs import Asked, Pairs, make_pairs
 from mgte_training.domain.plot import draw
 from mgte_training.domain.recipes import model_recipe, reranker_recipe
-from mgte_training.domain.reranking import ALONE, BESIDE, Candidates, stored_scores
-from mgte_training.domain.stored import stored, write_text
+from mgte_training.domain.reranking import ALONE, BESIDE, Candidates
+from mgte_training.domain.stored import stored, stored_scores, write_text
 from mgte_training.finetune.run import run_recipe
 from mgte_training.negatives import MiningOptions, mine
 
@@ -238,7 +238,7 @@ def _reranked(
 
     tuned = stored_scores(out / "reranked-after.npy", lambda: scores(str(folder / MODEL)))
     first, last = dict(candidates.measure(None)), dict(candidates.measure(tuned))
-    if options.reranker not in (None, NEW_RERANKER):
+    if options.reranker != NEW_RERANKER:
         base = stored_scores(out / "reranked-before.npy", lambda: scores(str(options.reranker)))
         for way, figures in candidates.measure(base).items():
             first[TUNED[way]], last[TUNED[way]] = figures, last[way]

@@ -26,7 +26,8 @@ class ModelChoice:
     """Which model is trained, and what of it.
 
     Attributes:
-        name: a hub id or a folder; None is the embedded default.
+        name: a hub id or a folder; None is the embedded default: of rerankers the embedded one, unless its head is
+            begun anew.
         kind: vectors or a reranker's scores.
         trained: all weights or those of the heads.
         lora: adapters on the encoder instead of its weights.

@@ -41,9 +41,11 @@ def run(options: argparse.Namespace) -> int:
         raise InvalidOptionError("--out is missing: the folder that the run and the trained model go to")
     recipe = read_stage(find_recipe(options.recipe), options.settings)
     trained = run_stage(recipe, options.out, data=options.data, show_progress=not options.quiet, say=print)
-    for name, value in trained.figures.items():
-        print(f"{name:32} {value:.4f}")
-    print(f"the model is in {trained.folder}")
-    if distributed.is_available() and distributed.is_initialized():
+    are_several = distributed.is_available() and distributed.is_initialized()
+    if not are_several or distributed.get_rank() == 0:
+        for name, value in trained.figures.items():
+            print(f"{name:32} {value:.4f}")
+        print(f"the model is in {trained.folder}")
+    if are_several:
         distributed.destroy_process_group()  # or its threads may still run when the process ends, which aborts it
     return 0
